@@ -4,25 +4,27 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::change::{ChangeArgs, Planned, ruleset_of};
+use super::change::{ChangeArgs, PlanFiles, ruleset_of};
 use super::compile::{PolicyArgs, compile, policy_path};
 use super::{Exit, Format, Output, change_report};
 use crate::files::Access;
 
-/// Put a policy in force, in the network namespace that fwc runs in
+/// Apply a policy to the live firewall of this network namespace
 ///
-/// The rules are loaded in a scratch network namespace first. When loading one family fails, the kernel holds other
-/// rules than it was given, or fwc dies, both families and the sets go back to what they were. Rules that fwc did not make
-/// stop it.
+/// The rules are first loaded in a scratch network namespace. If one family fails to load, if the kernel reads back other
+/// rules than it was given, or if fwc dies, fwc reverts both families and the sets. fwc refuses to replace rules that it
+/// did not make, unless --take-over is given.
 #[derive(Debug, ClapArgs)]
-#[command(mut_arg("no_verify", |argument| argument.hide(true)))] // refused with words of its own
+// `--no-verify` comes with the compile options that all commands share. It stays accepted but hidden, so that `run` can
+// refuse it with a reason; clap would only call it unexpected.
+#[command(mut_arg("no_verify", |argument| argument.hide(true)))]
 pub struct Args {
     #[command(flatten)]
     policy: PolicyArgs,
-    /// With --dry-run: keep the plan in a file, to be applied with --plan
+    /// With --dry-run: save the plan to FILE, for a later `fwc apply --plan FILE`
     #[arg(long, value_name = "FILE", requires = "dry_run")]
     save_plan: Option<PathBuf>,
-    /// Apply only what this plan says: the policy and fwc's part of the live firewall have to be what it was made of
+    /// Apply only what this saved plan shows; stop if the policy or fwc's live rules have changed since
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     plan: Option<PathBuf>,
     #[command(flatten)]
@@ -32,7 +34,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, output: &mut Output) -> Exit {
     if args.policy.compile.no_verify {
-        output.fatal("`apply` puts only in force what is proven: leave `--no-verify` out");
+        output.fatal("`apply` loads only verified rules: leave `--no-verify` out");
         return Exit::Usage;
     }
     if let Some((exit, text)) = args.change.refusal("apply") {
@@ -51,9 +53,9 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     };
     let ruleset = ruleset_of(&compiled);
     let path = path.display().to_string();
-    let planned = Planned {
-        before: args.plan.as_deref(),
-        keep: args.save_plan.as_deref(),
+    let plans = PlanFiles {
+        expected: args.plan.as_deref(),
+        save: args.save_plan.as_deref(),
     };
-    args.change.run_planned(&ruleset, &path, planned, output)
+    args.change.run_planned(&ruleset, &path, plans, output)
 }

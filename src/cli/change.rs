@@ -1,4 +1,4 @@
-//! Putting a ruleset in force, by whichever command: planned, shown, asked for, committed, confirmed.
+//! Applies a ruleset for `apply` and `rollback`: plans, shows, asks, commits, and waits for the confirmation.
 
 use std::io::{IsTerminal, stderr, stdin};
 use std::path::Path;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use jiff::SignedDuration;
 
-use super::change_report::{self, ChangeWords};
-use super::hooks::{self, Told};
+use super::change_report::{self, ChangeWords, PendingChange};
+use super::hooks::{self, HookResults};
 use super::state::{StateArgs, absolute, recovered};
 use super::{Exit, Format, Output};
 use crate::apply::watchdog::Watchdog;
@@ -24,7 +24,7 @@ use crate::live::preflight::{self, Concern};
 use crate::live::requester::{ClientConnection, Requester};
 use crate::live::tracked::{self, Tracked};
 
-/// What a policy that was compiled puts in force.
+/// Returns the rules, sets, ownership and hooks of a compiled policy, for [`apply::plan`].
 pub fn ruleset_of(compiled: &Compiled) -> RulesetFiles {
     RulesetFiles {
         rules: compiled.rendered.texts(),
@@ -34,61 +34,61 @@ pub fn ruleset_of(compiled: &Compiled) -> RulesetFiles {
     }
 }
 
-/// Files of plans.
+/// The plan files of `apply --plan` and `apply --save-plan`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Planned<'a> {
-    /// The plan that has to be the one that is carried out.
-    pub before: Option<&'a Path>,
-    /// Where the plan is kept.
-    pub keep: Option<&'a Path>,
+pub struct PlanFiles<'a> {
+    /// A saved plan (`--plan`): the change must match it.
+    pub expected: Option<&'a Path>,
+    /// The file to save the plan to (`--save-plan`).
+    pub save: Option<&'a Path>,
 }
 
-/// How a ruleset is put in force.
+/// The options of commands that apply a ruleset.
 #[derive(Clone, Debug, Args)]
 pub struct ChangeArgs {
-    /// Show what would change, and change nothing; exit status 2 when something would
+    /// Show what would change and change nothing; exit status 2 if something would change
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask; the checks before and after are the confirmation
+    /// Do not ask; keep the change once its checks pass
     #[arg(short, long)]
     pub yes: bool,
-    /// Take the change back unless `fwc confirm` comes in time; returns when it is in force
+    /// Revert the change unless `fwc confirm` runs in time; return as soon as the rules are active
     #[arg(long)]
     pub confirm: bool,
-    /// How long a confirmation is waited for
+    /// How long to wait for the confirmation, from 1s to 1d
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
     pub timeout: Duration,
-    /// With --confirm: return when it is confirmed or taken back
+    /// With --confirm: wait until the change is confirmed or reverted
     #[arg(long, requires = "confirm")]
     pub wait: bool,
     /// Remove rules that fwc did not make (Docker's, fail2ban's, yours)
     #[arg(long)]
     pub take_over: bool,
-    /// Stop where rules would be removed that somebody put among fwc's
+    /// Stop instead of removing rules that someone added to fwc's chains
     #[arg(long, conflicts_with = "take_over")]
     pub keep_stray: bool,
-    /// Go on where the rules cannot be tried in a scratch network namespace first, as in some containers
+    /// Continue without a test load where no scratch network namespace can be made, as in some containers
     #[arg(long)]
     pub no_rehearse: bool,
-    /// Before the first rules that look at connections: make the open ones known, so that they go on
+    /// Before the first stateful rules: add open TCP connections to conntrack, so that they do not stall
     #[arg(long)]
     pub warm: bool,
-    /// When the rules stay: end the connections that could not begin under them
+    /// Once the change is kept: close connections that the new rules would not allow to open
     #[arg(long)]
     pub cut: bool,
-    /// Go on even if the rules would stop your own SSH connection
+    /// Continue even if the rules would block your own SSH connection
     #[arg(long)]
     pub allow_lockout: bool,
     #[command(flatten)]
     pub state: StateArgs,
-    /// The form of the report
+    /// The format of the report
     #[arg(long, value_parser = Format::parser([Format::Text, Format::Json]), default_value = "text", help_heading = "Output")]
     pub format: Format,
 }
 
-/// `60s`, `2m`, `1m 30s`
+/// Parses `--timeout`, such as `60s`, `2m` or `1m 30s`.
 fn timeout(text: &str) -> Result<Duration, String> {
-    let wrong = || "a time from 1s to 1 day, such as `60s` or `5m`".to_owned();
+    let wrong = || "use a time from 1s to 1d, for example `60s` or `5m`".to_owned();
     let parsed: SignedDuration = text.parse().map_err(|_| wrong())?;
     let time = Duration::try_from(parsed).map_err(|_| wrong())?;
     let sane = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
@@ -96,42 +96,42 @@ fn timeout(text: &str) -> Result<Duration, String> {
 }
 
 impl ChangeArgs {
-    /// What is wrong with the invocation, before anything is read: exit status and words.
+    /// Returns the exit status and the message if these options cannot run, before anything is read.
     pub fn refusal(&self, command: &str) -> Option<(Exit, String)> {
         let can_ask = stdin().is_terminal() && stderr().is_terminal();
         if self.cut && self.confirm && !self.wait {
-            let text = "`--cut` ends connections when the rules stay, and with `--confirm` fwc does not wait for that: add --wait";
+            let text = "`--cut` closes connections once the change is kept, and `--confirm` returns before that: add --wait";
             return Some((Exit::Usage, text.to_owned()));
         }
         if !self.dry_run && !self.yes && !self.confirm && !can_ask {
             let text = format!(
-                "`fwc {command}` asks before it changes the firewall, and there is no terminal to ask on\nadd --yes to change it, --confirm to have it taken back unless `fwc confirm` comes, or --dry-run to see what would change"
+                "`fwc {command}` asks before it changes the firewall, and there is no terminal to ask on\nadd --yes to apply without asking, --confirm to revert unless `fwc confirm` runs in time, or --dry-run to see what would change"
             );
             return Some((Exit::Usage, text));
         }
         StateArgs::needs_root(command).map(|text| (Exit::Failed, text))
     }
 
-    /// Puts it in force and reports.
+    /// Applies a ruleset and prints the report. `policy` is the name for the history.
     pub fn run(&self, ruleset: &RulesetFiles, policy: &str, output: &Output) -> Exit {
-        self.run_planned(ruleset, policy, Planned::default(), output)
+        self.run_planned(ruleset, policy, PlanFiles::default(), output)
     }
 
-    /// The same, with a plan that was made before, or that is to be kept.
+    /// Like [`run`](Self::run), and compares with or saves a plan file.
     pub fn run_planned(
         &self,
         ruleset: &RulesetFiles,
         policy: &str,
-        planned: Planned<'_>,
+        plans: PlanFiles<'_>,
         output: &Output,
     ) -> Exit {
-        match self.transaction(ruleset, policy, planned, output) {
+        match self.transaction(ruleset, policy, plans, output) {
             Ok(exit) => exit,
             Err(error) => self.fail(&error, output),
         }
     }
 
-    /// Reports a failure.
+    /// Prints an error, as JSON too with `--format json`.
     pub fn fail(&self, error: &Error, output: &Output) -> Exit {
         if self.format == Format::Json {
             output.json(&change_report::ApplyDocument::from(error));
@@ -144,12 +144,12 @@ impl ChangeArgs {
         &self,
         ruleset: &RulesetFiles,
         policy: &str,
-        planned: Planned<'_>,
+        plans: PlanFiles<'_>,
         output: &Output,
     ) -> Result<Exit, Error> {
-        let before = planned.before.map(PlanFile::read).transpose()?;
+        let expected = plans.expected.map(PlanFile::read).transpose()?;
         let (mut host, store) = self.state.open()?;
-        // A dry run makes no file, so that it takes no lock either.
+        // The lock is a file in the state directory, and a dry run must create no file.
         let lock = if self.dry_run {
             None
         } else {
@@ -158,7 +158,7 @@ impl ChangeArgs {
         };
         if !self.dry_run {
             host.wait_for_lock().map_err(Error::Live)?;
-            end_what_was_begun(&mut host, &store, output)?;
+            recover_first(&mut host, &store, output)?;
         }
         let persist_dir = self.state.persist_dir();
         let request = Request {
@@ -172,34 +172,34 @@ impl ChangeArgs {
             },
         };
         let plan = apply::plan(&host, &store, request)?;
-        if let Some(before) = before {
-            before.check(&plan)?;
+        if let Some(expected) = expected {
+            expected.check(&plan)?;
         }
         if let Some(why) = plan.unrehearsed() {
             output.message(&format!(
-                "warning: the rules were not tried first, as you insist (--no-rehearse): no scratch network namespace can be made here: {why}"
+                "warning: --no-rehearse: the rules were not tried first, because no scratch network namespace can be made here: {why}"
             ));
         }
-        let seat = ClientConnection::current();
+        let client = ClientConnection::current();
         let mut concerns = Vec::new();
         if !plan.is_nothing() {
             concerns = plan.concerns(&host)?;
-            say(&concerns, output);
+            print_concerns(&concerns, output);
         }
         if plan.changes_live() {
-            say_where_from(&seat, output);
-            self.insist_on(plan.lockouts(&host, &seat)?, output)?;
+            print_unchecked(&client, output);
+            self.allow_or_stop(plan.lockouts(&host, &client)?, output)?;
             if let (Requester::NotKnown(why), false, false) =
-                (&seat.who, self.dry_run, self.allow_lockout)
+                (&client.who, self.dry_run, self.allow_lockout)
             {
                 return Err(Error::WhoIsNotKnown(why.clone()));
             }
             for gap in plan.gaps() {
-                output.message(&words_of(*gap));
+                output.message(&describe_gap(*gap));
             }
         }
         let words = ChangeWords::new(&plan, &persist_dir, self.format);
-        if let Some(path) = planned.keep {
+        if let Some(path) = plans.save {
             PlanFile::of(&plan).write(path)?;
         }
         if self.dry_run {
@@ -207,7 +207,7 @@ impl ChangeArgs {
                 true => hooks::owed(&store)?,
                 false => plan.after_apply().to_vec(),
             };
-            words.would(&owed, output);
+            words.print_dry_run(&owed, output);
             return Ok(if plan.is_nothing() && owed.is_empty() {
                 Exit::Fine
             } else {
@@ -217,7 +217,7 @@ impl ChangeArgs {
         let asks = !self.yes && !self.confirm;
         if asks && plan.changes_live() {
             output.show(words.question(output.style()).trim_end());
-            if !output.ask("Put this in force?") {
+            if !output.ask("Apply these rules?") {
                 output.fatal("not confirmed; nothing was changed");
                 return Ok(Exit::Failed);
             }
@@ -241,44 +241,54 @@ impl ChangeArgs {
             warm(output)?;
         }
         let denied = match self.cut {
-            true => plan.denied(&host, &seat)?,
+            true => plan.denied(&host, &client)?,
             false => DeniedConnections::default(),
         };
-        // What follows when the change stays; others may go on then.
-        let follow = |done: &CommitReport, lock: Option<Lock>| {
-            words.tell(done, output);
-            let cut = end_connections(&denied, output);
+        // The steps after the change is kept. The lock is free while hooks run: a slow hook must not keep anyone from changing
+        // or closing the firewall (docs/apply.md, Hooks).
+        let finish = |done: &CommitReport, lock: Option<Lock>| {
+            words.print_done(done, output);
+            let closed = close_denied(&denied, output);
             drop(lock);
-            let mut told = hooks::run(&store, output);
-            not_cut(cut, &mut told, output);
-            words.did(done, &told, output);
-            Ok(told.exit)
+            let mut hooks = hooks::run(&store, output);
+            report_not_closed(closed, &mut hooks, output);
+            words.print_done_json(done, &hooks, output);
+            Ok(hooks.exit)
         };
         let progress = apply::commit(&mut host, &store, &plan, &mut guard, &confirmation)?;
-        let (done, number, until) = match progress {
-            Progress::Done(done) => return follow(&done, lock),
+        let (done, pending) = match progress {
+            Progress::Done(done) => return finish(&done, lock),
             Progress::Pending {
                 done,
                 number,
+                deadline,
                 until,
-                ..
-            } => (done, number, until),
+            } => (
+                done,
+                PendingChange {
+                    number,
+                    deadline,
+                    until,
+                },
+            ),
         };
-        // Whoever confirms needs it.
+        let number = pending.number;
+        // `fwc confirm` and the watchdog need the lock.
         drop(lock);
         if self.confirm && !self.wait {
-            words.pending(&done, number, &until, output);
+            words.print_pending(&done, &pending, output);
             return Ok(Exit::Fine);
         }
-        output.message(&change_report::goes_back(number, &until));
-        let seat = ClientConnection::current();
-        let local = !matches!(seat.who, Requester::Ssh | Requester::NotKnown(_));
+        output.message(&pending.to_string());
+        // Read again: the SSH session may have ended while the rules were applied.
+        let client = ClientConnection::current();
+        let local = !matches!(client.who, Requester::Ssh | Requester::NotKnown(_));
         if asks && local {
-            let keeps = ask_in_time(&store, number, output);
-            // The watchdog may be quicker, when the time ends while the answer is given: `end` reports how it ended.
-            match answered(&mut host, &store, number, keeps) {
+            let keep = ask_in_time(&store, number, output);
+            // The watchdog may be faster if the time ends while the user answers; `await_end` then reports how it ended.
+            match conclude(&mut host, &store, number, keep) {
                 Ok(Some((concluded, lock))) => {
-                    return follow(&merged(done, concluded), Some(lock));
+                    return finish(&merged(done, concluded), Some(lock));
                 }
                 Ok(None)
                 | Err(
@@ -293,17 +303,17 @@ impl ChangeArgs {
         if asks && !local {
             output.message("answering in this session would not prove that you can still log in: open a new one, and run `fwc confirm` there");
         }
-        self.end(&mut host, &store, number)?;
-        // Who confirmed it runs the hooks.
-        words.tell(&done, output);
-        let mut told = Told::nothing();
-        not_cut(end_connections(&denied, output), &mut told, output);
-        words.did(&done, &told, output);
-        Ok(told.exit)
+        self.await_end(&mut host, &store, number)?;
+        words.print_done(&done, output);
+        // The fwc that confirmed the change runs the hooks, once.
+        let mut hooks = HookResults::none();
+        report_not_closed(close_denied(&denied, output), &mut hooks, output);
+        words.print_done_json(&done, &hooks, output);
+        Ok(hooks.exit)
     }
 
-    /// Stops where the user would be locked out, unless that is insisted on.
-    fn insist_on(&self, lockouts: Vec<Lockout>, output: &Output) -> Result<(), Error> {
+    /// Returns an error if the user would be locked out, unless `--allow-lockout` is given.
+    fn allow_or_stop(&self, lockouts: Vec<Lockout>, output: &Output) -> Result<(), Error> {
         if lockouts.is_empty() {
             return Ok(());
         }
@@ -316,107 +326,110 @@ impl ChangeArgs {
         Ok(())
     }
 
-    /// Waits until the change is confirmed; an error where it is taken back.
-    fn end(&self, host: &mut Real, store: &Store, number: u64) -> Result<(), Error> {
-        // The watchdog's time, and a little for what it does then.
+    /// Waits until the change is confirmed; an error if it is reverted.
+    fn await_end(&self, host: &mut Real, store: &Store, number: u64) -> Result<(), Error> {
+        // The watchdog acts at the deadline; 3 s more give it time to load the old rules.
         let patience = Instant::now() + self.timeout + Duration::from_secs(3);
         while still_open(store, number) {
             if Instant::now() > patience {
-                // The watchdog died.
+                // The watchdog died: revert the change here.
                 let _lock = store.lock(host)?;
                 apply::recover(host, store)?;
                 break;
             }
             thread::sleep(Duration::from_millis(50));
         }
-        let stays = match store.journal().last()? {
+        let is_kept = match store.journal().last()? {
             Some((intent, step)) if intent.number == number => step == JournalStep::Done,
-            // Another change began since.
+            // The journal holds one change only, and another one has begun since.
             _ => store.history().has_kept(number)?,
         };
-        stays.then_some(()).ok_or(Error::TakenBack(number))
+        is_kept.then_some(()).ok_or(Error::TakenBack(number))
     }
 }
 
-/// What may happen to connections between the tables.
-fn words_of(gap: Gap) -> String {
+/// Describes what may happen to connections while one table is new and another one is old: each table is its own commit.
+fn describe_gap(gap: Gap) -> String {
     let how = match gap.is_bridged {
         true => "tables that depend on each other change together",
         false => {
-            "tables that depend on each other change without a step between, since only the kernel understands the filter"
+            "tables that depend on each other change without a filter in between, because fwc does not understand all of the filter table"
         }
     };
     let opens = match gap.may_open {
-        true => ", and it cannot be ruled out that some get through that neither lets through",
+        true => {
+            ", and fwc cannot rule out that the mixture accepts connections that neither accepts"
+        }
         false => "",
     };
     format!(
-        "{}: {how}; for some milliseconds new connections can be lost that the old and the new rules let through{opens}",
+        "{}: {how}; for some milliseconds new connections can be lost that both the old and the new rules accept{opens}",
         gap.family
     )
 }
 
-/// Says what makes the rules mean something else than they say.
-pub fn say(concerns: &[Concern], output: &Output) {
+/// Prints host settings outside of iptables that change what the rules do.
+pub fn print_concerns(concerns: &[Concern], output: &Output) {
     for concern in concerns {
         output.message(&format!("warning: {concern}"));
     }
 }
 
-/// Says what of the user's connections these rules do not decide.
-pub fn say_where_from(seat: &ClientConnection, output: &Output) {
-    for connection in &seat.elsewhere {
+/// Prints which of the user's own connections the lockout check cannot cover.
+pub fn print_unchecked(client: &ClientConnection, output: &Output) {
+    for connection in &client.elsewhere {
         output.message(&format!(
             "your own SSH connection ({connection}) comes through another network namespace, which these rules do not filter"
         ));
     }
-    if let Requester::NotKnown(why) = &seat.who {
+    if let Requester::NotKnown(why) = &client.who {
         output.message(&format!(
             "warning: fwc cannot tell how you reach this host: {why}. It did not check whether the rules let you in"
         ));
     }
 }
 
-/// Makes the open connections known to the kernel's tracking.
+/// Adds the open TCP connections to conntrack. Without entries their packets are not ESTABLISHED, and a stateful ruleset drops
+/// them until this host sends (docs/design/facts.md).
 fn warm(output: &Output) -> Result<(), Error> {
     let open = connection::established();
     let failures = connection::track(&open).map_err(Error::Live)?;
     let known = open.len() - failures.len();
     output.message(&format!(
-        "made {known} open TCP connections of this host known to the kernel's connection tracking; what this host forwards is not among them"
+        "added {known} open TCP connections of this host to the kernel's connection tracking; forwarded connections cannot be added"
     ));
     for failure in failures {
-        output.message(&format!("warning: not made known: {failure}"));
+        output.message(&format!("warning: not added: {failure}"));
     }
     Ok(())
 }
 
-/// The rules stay, whatever became of the connections.
-fn not_cut(cut: Result<(), Error>, told: &mut Told, output: &Output) {
-    if let Err(error) = cut {
+/// Reports that connections could not be closed. The change is kept all the same: reverting it would not close them either.
+fn report_not_closed(closed: Result<(), Error>, hooks: &mut HookResults, output: &Output) {
+    if let Err(error) = closed {
         let text = format!(
-            "the change stays in force, but connections that could not begin under it may go on: {error}"
+            "the change is kept, but connections that it does not allow may still be open: {error}"
         );
         output.fatal(&text);
-        told.add_failure(text);
+        hooks.add_failure(text);
     }
 }
 
-/// Ends connections that could not begin under the new rules.
-fn end_connections(denied: &DeniedConnections, output: &Output) -> Result<(), Error> {
+/// Closes connections that could not be opened under the new rules (`--cut`).
+fn close_denied(denied: &DeniedConnections, output: &Output) -> Result<(), Error> {
     if let Some(why) = &denied.unseen {
         output.message(&format!(
-            "warning: what this host forwards, and UDP, goes on as it is: {why}"
+            "warning: forwarded connections and UDP are not closed: {why}"
         ));
     }
     if !denied.own.is_empty() {
         let left = connection::close(&denied.own).map_err(Error::Live)?;
         for one in denied.own.iter().filter(|one| !left.contains(one)) {
-            output.message(&format!("ended {one}, which the new rules do not let in"));
+            output.message(&format!("closed {one}, which the new rules do not allow"));
         }
         for one in left {
             output.message(&format!(
-                "warning: could not end {one}, which the new rules do not let in"
+                "warning: could not close {one}, which the new rules do not allow"
             ));
         }
     }
@@ -425,20 +438,20 @@ fn end_connections(denied: &DeniedConnections, output: &Output) -> Result<(), Er
     for flow in &denied.tracked {
         let one = flow.connection;
         output.message(&match (left.contains(&one), flow.comes_back) {
-            (false, false) => format!("ended {one}, which the new rules do not let begin"),
+            (false, false) => format!("closed {one}, which the new rules do not allow"),
             (false, true) => format!(
-                "warning: {one}, which the new rules do not let begin, can go on when the other side of it sends first: that they let begin"
+                "warning: {one}, which the new rules do not allow, may continue if its other side sends first: they allow that direction"
             ),
             (true, _) => {
-                format!("warning: could not end {one}, which the new rules do not let begin")
+                format!("warning: could not close {one}, which the new rules do not allow")
             }
         });
     }
     Ok(())
 }
 
-/// Ends what an earlier fwc left half done; stops where a change waits for its confirmation.
-pub fn end_what_was_begun(host: &mut Real, store: &Store, output: &Output) -> Result<(), Error> {
+/// Completes or reverts a change that a crash interrupted; an error if a change is pending.
+pub fn recover_first(host: &mut Real, store: &Store, output: &Output) -> Result<(), Error> {
     for found in apply::recover(host, store)? {
         if let Recovered::Waiting { number, until } = found {
             return Err(Error::Pending { number, until });
@@ -455,18 +468,19 @@ fn still_open(store: &Store, number: u64) -> bool {
     matches!(open, Ok(Some((intent, _))) if intent.number == number)
 }
 
-/// Keeps or reverts the change that waits, as the answer says; what was done to keep it.
-fn answered(
+/// Keeps or reverts the pending change. Returns the report and the lock if it was kept; `None` if it was reverted, or has ended
+/// already.
+fn conclude(
     host: &mut Real,
     store: &Store,
     number: u64,
-    keeps: bool,
+    keep: bool,
 ) -> Result<Option<(CommitReport, Lock)>, Error> {
     let lock = store.lock(host)?;
     if !still_open(store, number) {
         return Ok(None);
     }
-    if keeps {
+    if keep {
         let (_, done) = apply::confirm(host, store, "an answer in the terminal")?;
         return Ok(Some((done, lock)));
     }
@@ -474,7 +488,7 @@ fn answered(
     Ok(None)
 }
 
-/// Asks while the seconds count down; whether the answer was yes, in time.
+/// Asks with a countdown, and returns `true` if the answer was yes and in time.
 fn ask_in_time(store: &Store, number: u64, output: &Output) -> bool {
     let deadline = match store.journal().open() {
         Ok(Some((_, JournalStep::Pending { deadline, .. }))) => deadline,
@@ -487,7 +501,7 @@ fn ask_in_time(store: &Store, number: u64, output: &Output) -> bool {
     })
 }
 
-/// Both steps of what was done.
+/// Merges the report of the commit (rules and sets) with that of the confirmation (files for the next boot).
 fn merged(done: CommitReport, concluded: CommitReport) -> CommitReport {
     CommitReport {
         replaced: done.replaced,

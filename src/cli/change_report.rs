@@ -1,14 +1,14 @@
-//! How a change is reported: what would be done, what was, what waits.
+//! Reports a change for people and as JSON: what would be done, what was done, and what is pending.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::hooks::{self, JsonHook, Told};
+use super::hooks::{self, HookResults, JsonHook};
 use super::output::Document;
 use super::{Format, Output};
-use crate::apply::{ApplyPlan, CommitReport, Error, Finding, FindingKind};
+use crate::apply::{self, ApplyPlan, CommitReport, Error, Finding, FindingKind};
 use crate::diag::{Style, harmless};
 use crate::live::preflight::Concern;
 use crate::policy::CommandLine;
@@ -17,12 +17,12 @@ use crate::policy::CommandLine;
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ApplyDocument {
-    /// Whether it changed something, or would.
+    /// Whether the command changed something, or would change something.
     changed: bool,
-    /// Whether it only says what it would do.
+    /// Whether this was a dry run, which changes nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     dry_run: Option<bool>,
-    /// `done`, `pending` where it reverts unless it is confirmed, or `taken-back`.
+    /// `done`, `pending` (it reverts unless it is confirmed), or `taken-back` (it was reverted).
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
     /// The number of the change that is pending or was reverted.
@@ -39,10 +39,10 @@ pub struct ApplyDocument {
     /// The hooks that were run, or would be.
     #[serde(skip_serializing_if = "Option::is_none")]
     hooks: Option<Vec<JsonHook>>,
-    /// What failed.
+    /// Why the command failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// Rules of others that stopped it.
+    /// Rules of other programs that stopped the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     others: Option<Vec<ForeignRules>>,
 }
@@ -65,7 +65,7 @@ struct JsonWork {
     written: Vec<PathBuf>,
     /// The files for the next boot that are deleted.
     deleted: Vec<PathBuf>,
-    /// Where files that were in their places are kept.
+    /// The copies of files that were there before fwc's.
     kept: Vec<PathBuf>,
 }
 
@@ -94,19 +94,19 @@ struct ForeignRules {
     rule: Option<String>,
     /// The number of rules.
     rules: usize,
-    /// The program that made it, where fwc knows it.
+    /// The program that made it, as far as chain names tell.
     owner: Option<String>,
 }
 
-/// What makes the rules mean something else on this host.
+/// A host setting outside of iptables that changes what the rules do.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JsonConcern {
     /// Its name.
     name: &'static str,
-    /// What it is.
+    /// What is set up, and what that does to the rules.
     what: String,
-    /// What to do.
+    /// What to do about it.
     advice: String,
 }
 
@@ -120,7 +120,7 @@ impl From<&Concern> for JsonConcern {
     }
 }
 
-/// The words for one change.
+/// Prints the reports of one change.
 pub struct ChangeWords<'a> {
     plan: &'a ApplyPlan<'a>,
     persist_dir: &'a Path,
@@ -128,7 +128,7 @@ pub struct ChangeWords<'a> {
 }
 
 impl<'a> ChangeWords<'a> {
-    /// Nothing is printed yet.
+    /// Creates the reporter; prints nothing yet.
     pub fn new(plan: &'a ApplyPlan<'a>, persist_dir: &'a Path, format: Format) -> Self {
         Self {
             plan,
@@ -137,15 +137,15 @@ impl<'a> ChangeWords<'a> {
         }
     }
 
-    /// What somebody has to know before saying yes; nothing harmful is in it.
+    /// Returns the diff, removals and hooks to show before asking, without control characters of quoted rules.
     pub fn question(&self, style: Style) -> String {
         let plan = self.plan;
         let hooks = hooks::lines("will run", plan.after_apply());
         plan.diff(style) + &harmless(&(removals(plan, "will remove") + &hooks))
     }
 
-    /// What would be done, and run then.
-    pub fn would(&self, hooks: &[CommandLine], output: &Output) {
+    /// Prints what a dry run found, and the hooks that would run.
+    pub fn print_dry_run(&self, hooks: &[CommandLine], output: &Output) {
         let plan = self.plan;
         let would = CommitReport {
             replaced: plan.replaced(),
@@ -170,16 +170,16 @@ impl<'a> ChangeWords<'a> {
         output.result(&harmless(&text));
     }
 
-    /// What was done, for people: before the hooks run.
-    pub fn tell(&self, done: &CommitReport, output: &Output) {
+    /// Prints what was done, for people only: before the hooks run, whose output follows.
+    pub fn print_done(&self, done: &CommitReport, output: &Output) {
         if self.format == Format::Text {
             let text = removals(self.plan, "removed") + &summary(done, self.persist_dir, &DID);
             output.tell(&text);
         }
     }
 
-    /// What was done, for programs: when the hooks have run.
-    pub fn did(&self, done: &CommitReport, hooks: &Told, output: &Output) {
+    /// Prints what was done, for programs only: after the hooks, whose results are a part of the document.
+    pub fn print_done_json(&self, done: &CommitReport, hooks: &HookResults, output: &Output) {
         if self.format == Format::Json {
             output.json(&ApplyDocument {
                 state: Some("done"),
@@ -190,42 +190,58 @@ impl<'a> ChangeWords<'a> {
         }
     }
 
-    /// What was done and goes back unless it is confirmed.
-    pub fn pending(&self, done: &CommitReport, number: u64, until: &str, output: &Output) {
+    /// Prints what was done by a change that reverts unless it is confirmed.
+    pub fn print_pending(&self, done: &CommitReport, pending: &PendingChange, output: &Output) {
         if self.format == Format::Json {
             output.json(&ApplyDocument {
                 state: Some("pending"),
-                number: Some(number),
-                deadline: Some(until.to_owned()),
+                number: Some(pending.number),
+                deadline: Some(pending.until.clone()),
                 ..ApplyDocument::of(self.plan, done)
             });
             return;
         }
         let mut text = removals(self.plan, "removed") + &summary(done, self.persist_dir, &DID);
-        let _ = writeln!(text, "{}", goes_back(number, until));
+        let _ = writeln!(text, "{pending}");
         output.tell(&text);
     }
 }
 
-/// What becomes of a change that waits.
-pub fn goes_back(number: u64, until: &str) -> String {
-    format!(
-        "change {number} is in force, and goes back at {until} unless it is confirmed: `fwc confirm`, over SSH from a new connection"
-    )
+/// A change that is active and reverts unless it is confirmed. `Display` says so in one line.
+pub struct PendingChange {
+    /// Its number in the history.
+    pub number: u64,
+    /// When it reverts, in milliseconds since boot: the wall clock may jump meanwhile.
+    pub deadline: u64,
+    /// The same as a time of day, in UTC.
+    pub until: String,
 }
 
-/// What was done, a line each.
-pub fn summary(done: &CommitReport, persist_dir: &Path, verbs: &Verbs) -> String {
-    let is_live_right = done.replaced.is_empty() && done.sets.is_empty();
-    if is_live_right && done.written.is_empty() && done.deleted.is_empty() {
+impl fmt::Display for PendingChange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = self.deadline.saturating_sub(apply::since_boot());
+        write!(
+            out,
+            "Change {} is active. It reverts in {} s (at {}) unless you run `fwc confirm`, over SSH from a new session.",
+            self.number,
+            left.div_ceil(1000),
+            self.until
+        )
+    }
+}
+
+/// Returns one line for each thing that was done, or would be done.
+fn summary(done: &CommitReport, persist_dir: &Path, verbs: &Verbs) -> String {
+    let is_live_unchanged = done.replaced.is_empty() && done.sets.is_empty();
+    if is_live_unchanged && done.written.is_empty() && done.deleted.is_empty() {
         let folder = persist_dir.display();
         return format!(
-            "nothing to do: the live rules and those in {folder} are as the policy says\n"
+            "nothing to do: the live rules and the files in {folder} match the policy\n"
         );
     }
     let mut text = String::new();
     if done.replaced.is_empty() {
-        text.push_str("the live rules are as the policy says; nothing to do there\n");
+        text.push_str("the live rules match the policy already\n");
     } else {
         let families: Vec<_> = done.replaced.iter().map(ToString::to_string).collect();
         let (replace, families) = (verbs.replace, families.join(", "));
@@ -248,7 +264,7 @@ pub fn summary(done: &CommitReport, persist_dir: &Path, verbs: &Verbs) -> String
     text + &files(done, verbs)
 }
 
-/// What became of the files for the next boot.
+/// Returns one line for each file for the next boot that was written, deleted or kept.
 pub fn files(done: &CommitReport, verbs: &Verbs) -> String {
     let mut text = String::new();
     for path in &done.written {
@@ -263,7 +279,7 @@ pub fn files(done: &CommitReport, verbs: &Verbs) -> String {
     text
 }
 
-/// How it is said.
+/// The verbs of a report: `would create` or `created`.
 pub struct Verbs {
     create: &'static str,
     replace: &'static str,
@@ -271,6 +287,7 @@ pub struct Verbs {
     write: &'static str,
 }
 
+/// The verbs of a dry run.
 const WOULD: Verbs = Verbs {
     create: "would create",
     replace: "would replace",
@@ -278,7 +295,7 @@ const WOULD: Verbs = Verbs {
     write: "would write",
 };
 
-/// Of what was done.
+/// The verbs of a change that was made.
 pub const DID: Verbs = Verbs {
     create: "created",
     replace: "replaced",
@@ -286,7 +303,7 @@ pub const DID: Verbs = Verbs {
     write: "wrote",
 };
 
-/// The rules that are no part of what fwc made, and go.
+/// Returns one line for each rule or chain that fwc did not make and removes.
 fn removals(plan: &ApplyPlan<'_>, verb: &str) -> String {
     let mut text = String::new();
     for finding in plan.removed() {
@@ -329,8 +346,8 @@ impl ApplyDocument {
         }
     }
 
-    /// A pending change was reverted, or would be.
-    pub fn taken_back(number: u64, dry_run: bool, hooks: &Told) -> Self {
+    /// Creates the document of a pending change that was reverted, or would be.
+    pub fn taken_back(number: u64, dry_run: bool, hooks: &HookResults) -> Self {
         Self {
             changed: true,
             dry_run: Some(dry_run),
@@ -342,7 +359,7 @@ impl ApplyDocument {
         }
     }
 
-    /// It stopped with an error.
+    /// Creates the document of a command that stopped with an error.
     pub fn failed(error: String, changed: bool) -> Self {
         Self {
             changed,

@@ -9,9 +9,9 @@ use super::{Exit, Output};
 use crate::apply::{self, Error};
 use crate::live::requester::{ClientConnection, Requester};
 
-/// Keep the change that waits for a confirmation
+/// Keep the pending change
 ///
-/// Over SSH it counts only from a connection that was opened after the change: that it could be opened is the proof.
+/// Over SSH, run it from a connection that you opened after the change: that proves that the new rules let you in.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
@@ -48,10 +48,13 @@ impl Args {
     }
 }
 
-/// What confirms: a connection that is newer than the change, or somebody at the machine.
-fn witness(seat: &ClientConnection, before: &[String]) -> Result<String, Error> {
+/// Returns what confirms the change, for the history: a connection that is newer than the change, or a local user.
+///
+/// A connection that is older proves nothing: rules that accept ESTABLISHED keep it alive even if they block new ones.
+fn witness(client: &ClientConnection, before: &[String]) -> Result<String, Error> {
     let is_new = |text: &String| !before.contains(text);
-    let mut connections: Vec<String> = seat.connections.iter().map(ToString::to_string).collect();
+    let connections = client.connections.iter();
+    let mut connections: Vec<String> = connections.map(ToString::to_string).collect();
     if let Some(at) = connections.iter().position(is_new) {
         return Ok(format!(
             "`fwc confirm` over {}",
@@ -60,10 +63,10 @@ fn witness(seat: &ClientConnection, before: &[String]) -> Result<String, Error> 
     }
     if let Some(old) = connections.first() {
         return Err(Error::ProvesNothing(format!(
-            "this connection ({old}) is older than the change, and would live on under rules that let no new one in"
+            "this connection ({old}) is older than the change, and stays open even under rules that block new ones"
         )));
     }
-    let by = match &seat.who {
+    let by = match &client.who {
         Requester::NotKnown(why) => {
             return Err(Error::ProvesNothing(format!(
                 "fwc cannot tell how you reach this host: {why}"
@@ -98,7 +101,7 @@ mod tests {
         };
         assert!(witness(&over(&[1000]), &before).is_err());
         assert!(witness(&over(&[1001]), &before).is_ok());
-        // A new login into a screen of an old one.
+        // A new login that attached to a `screen` of an old login.
         assert!(witness(&over(&[1000, 1001]), &before).is_ok());
         assert!(witness(&over(&[]), &before).is_ok());
         let by = |who| ClientConnection {

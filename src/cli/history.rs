@@ -9,12 +9,12 @@ use super::{Exit, Format, Output};
 use crate::apply::{Error, HistoryEntry, Intent, JournalStep, TransactionOutcome};
 use crate::diag::harmless;
 
-/// What was put in force, when, and what became of it
+/// List the changes of this host: when, which policy, kept or reverted
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     state: StateArgs,
-    /// The form of the list
+    /// The format of the list
     #[arg(long, value_parser = Format::parser([Format::Text, Format::Json]), default_value = "text", help_heading = "Output")]
     format: Format,
 }
@@ -25,7 +25,7 @@ pub struct Args {
 pub struct HistoryDocument {
     /// The changes that ended, the oldest first.
     changes: Vec<JsonEntry>,
-    /// The change that waits for its confirmation, is being made, or was left half done.
+    /// The change that is pending, is being made, or was interrupted by a crash.
     open: Option<OpenChange>,
 }
 
@@ -41,9 +41,9 @@ struct JsonEntry {
     number: u64,
     /// When it ended, in UTC.
     time: String,
-    /// The policy that was applied, or what was done instead, in words.
+    /// The policy that was applied, or a description such as `rollback to 3 (web.toml)`.
     policy: String,
-    /// `kept` or `taken-back`.
+    /// `kept` or `taken-back` (reverted).
     outcome: &'static str,
     /// Who confirmed it, or why it was reverted.
     by: String,
@@ -57,9 +57,9 @@ pub struct OpenChange {
     number: u64,
     /// When it began, in UTC.
     begun: String,
-    /// The policy that is applied, or what is done instead, in words.
+    /// The policy that is applied, or a description such as `rollback to 3 (web.toml)`.
     policy: String,
-    /// How far it is.
+    /// The last step that was reached.
     state: JournalStep,
 }
 
@@ -103,6 +103,7 @@ impl Args {
             .count();
         let mut text = String::new();
         for entry in &entries {
+            // The argument of `fwc rollback` that leads to this ruleset.
             let back = if entry.ruleset.is_some() {
                 kept -= 1;
                 if kept == 0 {
@@ -116,7 +117,7 @@ impl Args {
             let outcome = match &entry.outcome {
                 TransactionOutcome::Kept(by) if by.is_empty() => String::new(),
                 TransactionOutcome::Kept(by) => format!("; kept by {by}"),
-                TransactionOutcome::TakenBack(why) => format!("; taken back: {why}"),
+                TransactionOutcome::TakenBack(why) => format!("; reverted: {why}"),
             };
             let (number, time, policy) = (entry.number, &entry.time, &entry.policy);
             text.push_str(&format!(
@@ -126,18 +127,19 @@ impl Args {
         if let Some((intent, step)) = open {
             let state = match step {
                 JournalStep::Pending { until, .. } => {
-                    format!("waits for its confirmation until {until}")
+                    format!("waits for `fwc confirm` until {until}")
                 }
                 JournalStep::Confirmed { .. } => {
-                    "confirmed, not completed: run `fwc recover`".to_owned()
+                    "confirmed, but not completed: run `fwc recover`".to_owned()
                 }
-                _ => "being changed, or left half done: `fwc recover` ends it".to_owned(),
+                _ => "in progress, or interrupted: if no fwc is running, run `fwc recover`"
+                    .to_owned(),
             };
             let (number, time, policy) = (intent.number, &intent.begun, &intent.policy);
             text.push_str(&format!("{number:>5}       {time}  {policy}; {state}\n"));
         }
         if text.is_empty() {
-            text.push_str("nothing was put in force yet\n");
+            text.push_str("nothing was applied yet\n");
         }
         output.result(&harmless(&text));
         Ok(())

@@ -1,4 +1,4 @@
-//! Running what a policy wants run when a change stays, by whichever command.
+//! Runs the policy's hooks after a change is kept, whichever command kept it.
 
 use serde::Serialize;
 
@@ -8,17 +8,17 @@ use crate::diag::harmless;
 use crate::live::program::Ended;
 use crate::policy::CommandLine;
 
-/// The outcome of the hooks of a change.
-pub struct Told {
-    /// The exit status, as far as the hooks decide it.
+/// The results of the hooks of a change.
+pub struct HookResults {
+    /// [`Exit::Failed`] if a hook, or another step after the change, failed.
     pub exit: Exit,
     ran: Ran,
     error: Option<String>,
 }
 
-impl Told {
-    /// No hook had to be run.
-    pub fn nothing() -> Self {
+impl HookResults {
+    /// Creates the results of a command that runs no hook.
+    pub fn none() -> Self {
         Self {
             exit: Exit::Fine,
             ran: Ran::default(),
@@ -46,9 +46,10 @@ impl Told {
     }
 }
 
-/// Runs the hooks that are owed, and says on standard error how each ended. The caller does not hold the lock.
-pub fn run(store: &Store, output: &Output) -> Told {
-    let (ran, error) = match apply::run_owed(store, &mut Teller(output)) {
+/// Runs the hooks that have not succeeded yet, and prints on standard error how each ended. The caller must not hold the lock:
+/// a slow hook would keep others from changing or closing the firewall.
+pub fn run(store: &Store, output: &Output) -> HookResults {
+    let (ran, error) = match apply::run_owed(store, &mut HookPrinter(output)) {
         Ok(ran) => {
             let error = (!ran.is_fine()).then(|| failed(&ran));
             (ran, error)
@@ -56,14 +57,14 @@ pub fn run(store: &Store, output: &Output) -> Told {
         Err(error) => (
             Ran::default(),
             Some(format!(
-                "fwc cannot read or write which hooks were run, so they may run again; the firewall stays as it is: {error}"
+                "fwc cannot record which hooks ran, so they may run again; the firewall is not changed by this: {error}"
             )),
         ),
     };
     if let Some(error) = &error {
         output.fatal(error);
     }
-    Told {
+    HookResults {
         exit: match error {
             Some(_) => Exit::Failed,
             None => Exit::Fine,
@@ -73,21 +74,21 @@ pub fn run(store: &Store, output: &Output) -> Told {
     }
 }
 
-/// The hooks that an earlier change left.
+/// Returns the hooks of an earlier change that have not succeeded yet.
 pub fn owed(store: &Store) -> Result<Vec<CommandLine>, Error> {
     let owed = store.owed()?;
     let hooks = owed.into_iter().flat_map(|owed| owed.hooks);
     Ok(hooks.map(|hook| hook.command).collect())
 }
 
-/// What failed, what it means, what to do.
+/// Describes the hooks that failed, and what to do.
 fn failed(ran: &Ran) -> String {
     let bad = ran.hooks.iter().filter(|hook| hook.ended != Ended::Fine);
     let bad: Vec<_> = bad
         .map(|hook| format!("`{}`: {}", hook.command, hook.ended))
         .collect();
     let mut text = format!(
-        "change {} stays in force, but not all of its hooks ran to a good end",
+        "change {} is kept, but not all of its hooks succeeded",
         ran.number
     );
     for line in &bad {
@@ -95,13 +96,13 @@ fn failed(ran: &Ran) -> String {
         text.push_str(line);
     }
     if ran.left > 0 {
-        text.push_str(&format!("\n  {} more were not begun", ran.left));
+        text.push_str(&format!("\n  {} more were not started", ran.left));
     }
-    text.push_str("\nthe next `fwc apply` runs these again, and so does `fwc recover`");
+    text.push_str("\nthe next `fwc apply` or `fwc recover` runs them again");
     text
 }
 
-/// What is to be run, a line each: `would run the hook ...`.
+/// Returns one line for each hook: `VERB the hook ...`.
 pub fn lines(verb: &str, commands: &[CommandLine]) -> String {
     let lines = commands
         .iter()
@@ -109,7 +110,7 @@ pub fn lines(verb: &str, commands: &[CommandLine]) -> String {
     lines.collect()
 }
 
-/// A hook; how it ended is known only once it was run.
+/// A hook, and its result if it was run.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JsonHook {
@@ -118,16 +119,16 @@ pub struct JsonHook {
     /// Whether it succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     ok: Option<bool>,
-    /// How it ended, in words.
+    /// How it ended, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<String>,
-    /// What it printed on both outputs.
+    /// What it printed on standard output and standard error.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
 }
 
 impl JsonHook {
-    /// A hook that would be run.
+    /// Creates the entry of a hook that would be run.
     pub fn planned(command: &CommandLine) -> Self {
         Self {
             command: command.words().map(str::to_owned).collect(),
@@ -147,9 +148,10 @@ impl JsonHook {
     }
 }
 
-struct Teller<'a>(&'a Output);
+/// Prints the progress of hooks.
+struct HookPrinter<'a>(&'a Output);
 
-impl Watcher for Teller<'_> {
+impl Watcher for HookPrinter<'_> {
     fn waits(&mut self, pid: Option<u32>) {
         let process = pid.map(|pid| format!(" (process {pid})"));
         self.0.message(&format!(
@@ -163,7 +165,7 @@ impl Watcher for Teller<'_> {
     }
 
     fn ended(&mut self, hook: &HookRun) {
-        // What somebody else's program prints is not for the terminal as it is.
+        // A hook's output may hold control characters, which must not reach root's terminal.
         for line in harmless(&hook.printed).lines() {
             let line = format!("  | {line}");
             match hook.ended {
@@ -176,14 +178,14 @@ impl Watcher for Teller<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Exit, Told};
+    use super::{Exit, HookResults};
 
     #[test]
-    fn a_failure_behind_the_change_is_one_of_the_command() {
-        let mut told = Told::nothing();
-        told.add_failure("second".to_owned());
-        told.add_failure("first".to_owned());
-        assert!(told.exit == Exit::Failed);
-        assert_eq!(told.error(), Some("first\nsecond"));
+    fn a_failure_after_the_change_fails_the_command() {
+        let mut results = HookResults::none();
+        results.add_failure("second".to_owned());
+        results.add_failure("first".to_owned());
+        assert!(results.exit == Exit::Failed);
+        assert_eq!(results.error(), Some("first\nsecond"));
     }
 }

@@ -1,11 +1,11 @@
-//! What `apply` and `diff` share: the choice of iptables' backend, and the inner side of the scratch namespace.
+//! The `--iptables` option, and the hidden command that loads rules inside the scratch network namespace.
 
 use clap::{Args, ValueEnum};
 
 use super::{Exit, Output};
 use crate::live::{Backend, scratch};
 
-/// iptables' backend by name.
+/// A value of `--iptables`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Choice {
     /// iptables-nft: rules in nf_tables
@@ -14,10 +14,10 @@ enum Choice {
     Legacy,
 }
 
-/// Which iptables to use.
+/// The iptables backend to use.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct HostArgs {
-    /// Which iptables to use [default: the one that `iptables-save` is]
+    /// The iptables backend to use [default: that of `iptables-save`]
     #[arg(
         long = "iptables",
         env = "FWC_IPTABLES",
@@ -28,7 +28,7 @@ pub struct HostArgs {
 }
 
 impl HostArgs {
-    /// The backend that was asked for.
+    /// Returns the backend that was named; `None` to detect it.
     pub fn backend(self) -> Option<Backend> {
         self.choice.map(|choice| match choice {
             Choice::Nft => Backend::Nft,
@@ -39,7 +39,7 @@ impl HostArgs {
 
 /// Loads rules in a scratch namespace: the process that `apply` and `diff` start there.
 pub fn rehearse(output: &mut Output) -> Exit {
-    // A request that cannot be read is none, and is answered as such.
+    // If reading fails the request is empty, and `scratch::inside` answers with an error.
     let request = std::io::read_to_string(std::io::stdin()).unwrap_or_default();
     output.result(&scratch::inside(&request));
     Exit::Fine

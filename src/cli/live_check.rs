@@ -1,7 +1,7 @@
 //! Checks whether a policy can be applied on this host: `fwc check --live`.
 
 use super::batch::HostOutcome;
-use super::change::{ruleset_of, say, say_where_from};
+use super::change::{print_concerns, print_unchecked, ruleset_of};
 use super::state::StateArgs;
 use super::{Exit, Output};
 use crate::apply::{self, Error, Overrides, Request};
@@ -10,8 +10,12 @@ use crate::diag::Sink;
 use crate::live::preflight::Concern;
 use crate::live::requester::ClientConnection;
 
-/// Checks a policy against this host as `apply` would. Prints what stops it, and returns the concerns.
-pub fn look(outcome: &HostOutcome, state: &StateArgs, output: &Output) -> (Exit, Vec<Concern>) {
+/// Checks a policy against this host as `apply` would. Prints what would stop `apply`, and returns the concerns.
+pub fn check_live(
+    outcome: &HostOutcome,
+    state: &StateArgs,
+    output: &Output,
+) -> (Exit, Vec<Concern>) {
     let Ok(compiled) = &outcome.compilation.result else {
         return (Exit::Failed, Vec::new());
     };
@@ -48,10 +52,10 @@ fn concerns(
     };
     let plan = apply::plan(&host, &store, request)?;
     let concerns = plan.concerns(&host)?;
-    say(&concerns, output);
-    let seat = ClientConnection::current();
-    say_where_from(&seat, output);
-    let lockouts = plan.lockouts(&host, &seat)?;
+    print_concerns(&concerns, output);
+    let client = ClientConnection::current();
+    print_unchecked(&client, output);
+    let lockouts = plan.lockouts(&host, &client)?;
     if !lockouts.is_empty() {
         return Err(Error::Lockout(lockouts));
     }

@@ -10,17 +10,17 @@ use crate::live::Real;
 use crate::live::requester::ClientConnection;
 use crate::net::PerFamily;
 
-/// Drop everything but your own SSH connection, at once; `--off` ends it
+/// Drop every packet except those of your own SSH connection, at once; `--off` ends it
 ///
-/// Packets within this host and those of your own SSH connection pass as far as the other rules accept them. Everything else is
-/// dropped, including forwarded and established connections. No other rule is touched: `--off` restores what was. A restart ends it,
-/// too.
+/// Packets on loopback and those of your own SSH connection still pass, if the other rules accept them. Everything else is
+/// dropped, including forwarded and established connections. Other rules are not changed, so `--off` restores the state before.
+/// A restart ends panic mode, too.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// End it
+    /// End panic mode
     #[arg(long, conflicts_with = "allow_lockout")]
     off: bool,
-    /// Go on even if your own connection may be cut
+    /// Continue even if your own connection may be cut
     #[arg(long)]
     allow_lockout: bool,
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
         output.fatal(&text);
         return Exit::Failed;
     }
-    // Rules in both backends are no reason to stay open.
+    // `only_backend` is not called here: rules in both backends must not keep the host open.
     let mut host = match Real::open(args.host.backend()) {
         Ok(host) => host,
         Err(error) => {
@@ -48,7 +48,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     for doubt in &management.doubts {
         if !args.allow_lockout {
             output.fatal(&format!(
-                "this may cut your own connection; nothing was changed: {doubt}\ninsist with --allow-lockout, or do it on a local terminal"
+                "this may cut your own connection; nothing was changed: {doubt}\nrun it on a local terminal, or add --allow-lockout"
             ));
             return Exit::Failed;
         }
@@ -57,26 +57,26 @@ pub fn run(args: &Args, output: &Output) -> Exit {
         ));
     }
     let closed = panic::on(&mut host, &management);
-    if failed(&closed, "is NOT closed", output) {
+    if print_errors(&closed, "is NOT closed", output) {
         return Exit::Failed;
     }
-    output.tell("panic mode is on: only packets within this host");
+    output.tell("Panic mode is on: only loopback");
     for kept in &management.kept {
         output.tell(&format!(", and {kept}"));
     }
-    output.tell(" pass\nnew connections are dropped, yours too: keep this session open; `fwc panic --off` ends panic mode\n");
+    output.tell(" pass.\nNew connections are dropped, yours too. Keep this session open, and end panic mode with `fwc panic --off`.\n");
     Exit::Fine
 }
 
 impl Args {
     fn end(&self, host: &mut Real, output: &Output) -> Exit {
         let opened = panic::off(host);
-        if failed(&opened, "is still closed", output) {
+        if print_errors(&opened, "is still closed", output) {
             return Exit::Failed;
         }
         let was_on = opened.iter().any(|(_, result)| matches!(result, Ok(true)));
         output.tell(if was_on {
-            "panic mode is off: the rules apply as before\n"
+            "Panic mode is off. The rules apply as before.\n"
         } else {
             "nothing to do: panic mode is not on\n"
         });
@@ -84,7 +84,8 @@ impl Args {
     }
 }
 
-fn failed<T>(
+/// Prints the errors of both families, and returns `true` if there are any.
+fn print_errors<T>(
     results: &PerFamily<Result<T, crate::apply::Error>>,
     words: &str,
     output: &Output,

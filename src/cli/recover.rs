@@ -8,13 +8,13 @@ use super::{Exit, Output};
 use crate::apply::{self, Boot, Error, LoadedFrom, Lock, Recovered, Store};
 use crate::live::Real;
 
-/// End what a killed fwc left half done
+/// Finish or undo a change that a crash interrupted
 ///
-/// A change that was confirmed is completed, any other one is taken back. `apply` and `rollback` do this first; after a
-/// restart run it before the rules are loaded.
+/// A confirmed change is completed, any other is reverted. `apply` and `rollback` do this first. After a restart, run it
+/// before the rules are loaded.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Then load what was confirmed last, where it is not in force: what fwc.service does at boot
+    /// Then load the ruleset that was confirmed last, if it is not live already; fwc.service runs this at boot
     #[arg(long)]
     boot: bool,
     #[command(flatten)]
@@ -43,13 +43,13 @@ pub fn run(args: &Args, output: &Output) -> Exit {
 
 impl Args {
     fn recover(&self, output: &Output) -> Result<Exit, Error> {
-        let (mut host, store) = self.state.of_last_change()?.open_to_end()?;
+        let (mut host, store) = self.state.of_last_change()?.open_any_backend()?;
         store.refuse_in_hook()?;
         let lock = store.lock(&mut host)?;
         let found = apply::recover(&mut host, &store)?;
-        let text = words(&found);
+        let text = report(&found);
         output.tell(if text.is_empty() {
-            "nothing was left half done\n"
+            "nothing to recover\n"
         } else {
             &text
         });
@@ -57,17 +57,19 @@ impl Args {
         Ok(hooks::run(&store, output).exit)
     }
 
-    /// Nothing but another fwc at work keeps it from loading: a host must not stay open because a folder is read-only.
+    /// Recovers and loads the rules. Only another running fwc stops it: a host must not stay open because, for example, a folder
+    /// is read-only. Every other error is printed, and loading continues.
     fn boot(&self, output: &Output) -> Result<Exit, Error> {
         let mut exit = Exit::Fine;
         let mut host = Real::open(self.state.host.backend()).map_err(Error::Live)?;
-        let store = self.state.store_as_it_is()?;
+        let store = self.state.unchecked_store()?;
         let mut failed = |error: &dyn std::fmt::Display| {
             output.fatal(&error.to_string());
             exit = Exit::Failed;
         };
-        // Where others could have written the memory, the files for the next boot are loaded instead.
-        let is_safe = self.state.is_safe();
+        // If others could have written the state directory, nothing in it is trusted: `apply::boot` then loads the files for the
+        // next boot.
+        let is_safe = self.state.check_safe();
         let _lock = match &is_safe {
             Ok(()) => match lock(&mut host, &store)? {
                 Ok(lock) => Some(lock),
@@ -80,9 +82,10 @@ impl Args {
         };
         match is_safe.and_then(|()| apply::recover(&mut host, &store)) {
             Ok(found) => {
-                output.tell(&words(&found));
-                let waits = |one: &Recovered| matches!(one, Recovered::Waiting { .. });
-                if found.iter().any(waits) {
+                output.tell(&report(&found));
+                let is_pending = |one: &Recovered| matches!(one, Recovered::Waiting { .. });
+                // A pending change with a live watchdog is active now; loading the ruleset before it would revert it early.
+                if found.iter().any(is_pending) {
                     return Ok(exit);
                 }
             }
@@ -90,7 +93,7 @@ impl Args {
         }
         let persist_dir = self.state.persist_dir();
         let Some(boot) = apply::boot(&mut host, &store, &persist_dir)? else {
-            output.tell("nothing was put in force yet, so that nothing is loaded\n");
+            output.tell("nothing was applied yet: there are no rules to load\n");
             return Ok(exit);
         };
         let Boot {
@@ -99,25 +102,25 @@ impl Args {
             families,
         } = boot;
         if let Err(error) = sets {
-            failed(&format!("the sets of {from} could not be made: {error}"));
+            failed(&format!("cannot create the sets of {from}: {error}"));
         }
         for (family, result) in families.iter() {
             match result {
-                Ok(LoadedFrom::Already) => output.tell(&format!("{family}: {from} is in force\n")),
+                Ok(LoadedFrom::Already) => output.tell(&format!("{family}: {from} is live\n")),
                 Ok(LoadedFrom::Now(removed)) => {
                     for stray in removed {
                         output.tell(&format!("removed (added by hand): {stray}\n"));
                     }
                     output.tell(&format!("{family}: loaded {from}\n"));
                 }
-                Err(error) => failed(&format!("{family}: {from} is NOT in force: {error}")),
+                Err(error) => failed(&format!("{family}: {from} is NOT live: {error}")),
             }
         }
         Ok(exit)
     }
 }
 
-/// The lock, or why there is none, unless another fwc has it.
+/// Takes the lock. The outer error means that another fwc has it; the inner one is any other failure.
 fn lock(host: &mut Real, store: &Store) -> Result<Result<Lock, Error>, Error> {
     match store.lock(host) {
         Err(locked @ Error::Locked { .. }) => Err(locked),
@@ -125,13 +128,13 @@ fn lock(host: &mut Real, store: &Store) -> Result<Result<Lock, Error>, Error> {
     }
 }
 
-/// What was found half done, a line each.
-fn words(found: &[Recovered]) -> String {
+/// Returns one line for each interrupted or pending change.
+fn report(found: &[Recovered]) -> String {
     let mut text = String::new();
     for one in found {
         if let Recovered::Waiting { number, until } = one {
             text.push_str(&format!(
-                "change {number} waits for its confirmation until {until}, as it should\n"
+                "change {number} waits for its confirmation until {until}\n"
             ));
         }
         text.extend(recovered(one).map(|line| line + "\n"));

@@ -2,21 +2,21 @@
 
 use clap::Args as ClapArgs;
 
-use super::change::{ChangeArgs, end_what_was_begun};
-use super::hooks::{self, Told};
+use super::change::{ChangeArgs, recover_first};
+use super::hooks::{self, HookResults};
 use super::{Exit, Format, Output, change_report};
 use crate::apply::{self, Error, HistoryEntry, JournalStep, RulesetFiles, Store};
 
-/// Take a change back that waits for its confirmation, or put an earlier ruleset in force
+/// Revert the pending change, or apply an earlier ruleset
 ///
-/// A change that waits is taken back at once: its own effect is undone, and what others did since stays. Otherwise the
-/// ruleset of N changes ago is put in force as `apply` would.
+/// A pending change is reverted at once; changes that other programs made since are kept. Without a pending change, the
+/// ruleset of N changes ago is applied as `apply` would.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
-    /// How many changes to go back [default: 1]
+    /// The number of changes to go back [default: 1]
     #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     steps: Option<u16>,
-    /// Which change to go back to, by its number in `fwc history`
+    /// Go back to the change with this number in `fwc history`
     #[arg(long, value_name = "NUMBER", conflicts_with = "steps")]
     to: Option<u64>,
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     }
 }
 
-/// Returns whether the last change is this one, and was taken back.
+/// Returns `true` if the last change has this number and was reverted.
 fn is_undone(store: &Store, number: u64) -> Result<bool, Error> {
     let last = store.journal().last()?;
     Ok(last.is_some_and(|(intent, step)| intent.number == number && step == JournalStep::Undone))
@@ -48,14 +48,14 @@ impl Args {
     }
 
     fn roll_back(&self, output: &Output) -> Result<Exit, Error> {
-        match self.waiting(output)? {
+        match self.revert_pending(output)? {
             Some(exit) => Ok(exit),
-            None => self.earlier(output),
+            None => self.apply_earlier(output),
         }
     }
 
-    /// Takes back what waits; `None` where nothing does.
-    fn waiting(&self, output: &Output) -> Result<Option<Exit>, Error> {
+    /// Reverts the pending change; `None` if there is none.
+    fn revert_pending(&self, output: &Output) -> Result<Option<Exit>, Error> {
         let store = self.change.state.store()?;
         let number = match store.journal().open() {
             Ok(Some((intent, step))) if !matches!(step, JournalStep::Confirmed { .. }) => {
@@ -69,7 +69,7 @@ impl Args {
         }
         if self.steps.is_some() || self.to.is_some() {
             return Err(Error::NoEntry(
-                "a change waits for its confirmation; `fwc rollback` without a number takes it back, `fwc confirm` keeps it".to_owned(),
+                "a change is pending: revert it with `fwc rollback` without a number, or keep it with `fwc confirm`".to_owned(),
             ));
         }
         let as_json = self.change.format == Format::Json;
@@ -78,17 +78,17 @@ impl Args {
                 true => output.json(&change_report::ApplyDocument::taken_back(
                     number,
                     true,
-                    &Told::nothing(),
+                    &HookResults::none(),
                 )),
-                false => output.result(&format!("would take change {number} back\n")),
+                false => output.result(&format!("would revert change {number}\n")),
             }
             return Ok(Some(Exit::Different));
         }
-        let (mut host, store) = self.change.state.open_to_end()?;
+        let (mut host, store) = self.change.state.open_any_backend()?;
         store.refuse_in_hook()?;
         let lock = apply::lock_to_take_back(&mut host, &store)?;
         match apply::take_back(&mut host, &store, "fwc rollback") {
-            // The watchdog was faster, as it may be when the fwc that made the change was ended for this.
+            // The watchdog was faster: `lock_to_take_back` may end the fwc that made the change, and the watchdog acts on that.
             Err(Error::NotPending) if is_undone(&store, number)? => {}
             result => {
                 result?;
@@ -96,21 +96,21 @@ impl Args {
         }
         if !as_json {
             output.tell(&format!(
-                "took change {number} back: the rules are as they were before\n"
+                "reverted change {number}: the rules are as they were before\n"
             ));
         }
         drop(lock);
-        // Of the change before it, which is in force again.
-        let told = hooks::run(&store, output);
+        // Runs the hooks that the change before left to run: its ruleset is active again.
+        let hooks = hooks::run(&store, output);
         if as_json {
             output.json(&change_report::ApplyDocument::taken_back(
-                number, false, &told,
+                number, false, &hooks,
             ));
         }
-        Ok(Some(told.exit))
+        Ok(Some(hooks.exit))
     }
 
-    fn earlier(&self, output: &Output) -> Result<Exit, Error> {
+    fn apply_earlier(&self, output: &Output) -> Result<Exit, Error> {
         if let Some((exit, text)) = self.change.refusal("rollback") {
             output.fatal(&text);
             return Ok(exit);
@@ -119,7 +119,7 @@ impl Args {
             let (mut host, store) = self.change.state.open()?;
             store.refuse_in_hook()?;
             let _lock = store.lock(&mut host)?;
-            end_what_was_begun(&mut host, &store, output)?;
+            recover_first(&mut host, &store, output)?;
         }
         let store = self.change.state.store()?;
         let (entry, ruleset, steps) = self.find(store.history().entries()?)?;
@@ -135,7 +135,7 @@ impl Args {
         Ok(self.change.run(&ruleset, &words, output))
     }
 
-    /// The entry to go back to, its ruleset, and how many changes ago it was in force.
+    /// Finds the entry to go back to. Returns it with its ruleset and the number of changes since.
     fn find(
         &self,
         entries: Vec<HistoryEntry>,
@@ -147,19 +147,20 @@ impl Args {
             Some((entry, ruleset))
         });
         let mut kept: Vec<_> = kept.collect();
-        let there = kept.len().saturating_sub(1);
+        // The last entry is the present ruleset.
+        let earlier = kept.len().saturating_sub(1);
         let steps = match self.to {
             None => usize::from(self.steps.unwrap_or(1)),
             Some(number) => match kept.iter().position(|(entry, _)| entry.number == number) {
-                Some(at) if at == there => {
+                Some(at) if at == earlier => {
                     return Err(Error::NoEntry(format!(
                         "change {number} is the present one; `fwc history` lists those before it"
                     )));
                 }
-                Some(at) => there - at,
+                Some(at) => earlier - at,
                 None => {
                     let why = match was_reverted {
-                        true => "was reverted, so that its ruleset is not kept",
+                        true => "was reverted, so fwc did not keep its ruleset",
                         false => "is not in the history",
                     };
                     return Err(Error::NoEntry(format!(
@@ -168,12 +169,12 @@ impl Args {
                 }
             },
         };
-        if steps > there {
+        if steps > earlier {
             return Err(Error::NoEntry(format!(
-                "there is no ruleset {steps} changes ago: the history has {there} before the present one; see `fwc history`"
+                "there is no ruleset {steps} changes ago: the history has {earlier} before the present one; see `fwc history`"
             )));
         }
-        let (entry, ruleset) = kept.swap_remove(there - steps);
+        let (entry, ruleset) = kept.swap_remove(earlier - steps);
         Ok((entry, ruleset, steps))
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
-use super::change::say;
+use super::change::print_concerns;
 use super::{Exit, Output};
 use crate::diag::Sink;
 use crate::diff::{self, IPSETS_FILE};
@@ -144,7 +144,7 @@ pub fn live_texts(
     }
     let host = Real::open(backend)?;
     host.only_backend()?;
-    say(&preflight::unseen(), output);
+    print_concerns(&preflight::unseen(), output);
     let mut texts = PerFamily::default();
     for family in Family::ALL {
         texts[family] = host.save(family)?.restore_text(&TableName::ALL);

@@ -1,4 +1,4 @@
-//! What the commands share that change the firewall or look at its past: the host, and where fwc remembers.
+//! The options of all commands that change or read the live firewall: the folders, the backend, the state directory.
 
 use std::path::{Path, PathBuf};
 
@@ -10,17 +10,17 @@ use crate::apply::{Error, Recovered, Store};
 use crate::files::unsafe_folder;
 use crate::live::{self, NamespaceId, Real};
 
-/// Where netfilter-persistent loads rules from at boot.
+/// The folder that netfilter-persistent loads rules from at boot.
 const PERSIST_DIR: &str = "/etc/iptables";
 
-/// Where things are kept, and which iptables is used.
+/// The folders for the next boot and for fwc's state, and the iptables backend.
 #[derive(Clone, Debug, Args)]
 pub struct StateArgs {
-    /// Where rules.v4, rules.v6 and ipsets are kept for the next boot [default: /etc/iptables, or what FWC_PERSIST_DIR
-    /// names; for `confirm`, `status`, `history` and `rollback` that of the last change]
+    /// The folder for rules.v4, rules.v6 and ipsets of the next boot [default: FWC_PERSIST_DIR, else /etc/iptables; for
+    /// `confirm`, `status`, `history` and `rollback` the folder of the last change]
     #[arg(long, value_name = "DIR", env = "FWC_PERSIST_DIR", hide_env = true)]
     persist_dir: Option<PathBuf>,
-    /// Where fwc remembers what it applied
+    /// The folder for fwc's journal and history
     #[arg(
         long,
         value_name = "DIR",
@@ -34,17 +34,17 @@ pub struct StateArgs {
 }
 
 impl StateArgs {
-    /// The folder of the files for the next boot, as an absolute path.
+    /// Returns the folder of the files for the next boot, as an absolute path.
     pub fn persist_dir(&self) -> PathBuf {
         let named = self.persist_dir.as_deref();
         absolute(named.unwrap_or(Path::new(PERSIST_DIR)))
     }
 
-    /// The same arguments with the persist folder of the last change in this network namespace, unless one was named: what
-    /// was applied with `--persist-dir` is confirmed and looked at without.
+    /// Returns the same arguments with the persist folder of the last change in this network namespace, unless one was named:
+    /// after `apply --persist-dir DIR`, `confirm` and `status` need no `--persist-dir`.
     pub fn of_last_change(&self) -> Result<Self, Error> {
         let mut of_change = self.clone();
-        // Others cannot read the journal: their command fails for a plainer reason.
+        // Only root can read the journal. Other users get the plain "needs root" from the command itself.
         if of_change.persist_dir.is_none() && geteuid().is_root() {
             let last = self.store()?.journal().last()?;
             of_change.persist_dir = last.map(|(intent, _)| intent.persist_dir);
@@ -52,34 +52,35 @@ impl StateArgs {
         Ok(of_change)
     }
 
-    /// What is wrong where the live firewall is to be read.
+    /// Returns the message for a user other than root.
     pub fn needs_root(command: &str) -> Option<String> {
         (!geteuid().is_root()).then(|| {
             format!("reading and changing the live firewall needs root\nrun it with sudo: `sudo fwc {command} ...`")
         })
     }
 
-    /// The host and the memory.
+    /// Opens the host and the state directory; an error if the other backend has rules too.
     pub fn open(&self) -> Result<(Real, Store), Error> {
-        let (host, store) = self.open_to_end()?;
+        let (host, store) = self.open_any_backend()?;
         host.only_backend().map_err(Error::Live)?;
         Ok((host, store))
     }
 
-    /// The same for ending what was begun: that somebody made rules in the other backend since is no reason to leave it there.
-    pub fn open_to_end(&self) -> Result<(Real, Store), Error> {
+    /// Like [`open`](Self::open), to end a change that has begun: rules that someone made in the other backend since must not
+    /// keep it from being reverted.
+    pub fn open_any_backend(&self) -> Result<(Real, Store), Error> {
         let host = Real::open(self.host.backend()).map_err(Error::Live)?;
         Ok((host, self.store()?))
     }
 
-    /// The memory alone.
+    /// Opens the state directory, after [`check_safe`](Self::check_safe).
     pub fn store(&self) -> Result<Store, Error> {
-        self.is_safe()?;
-        self.store_as_it_is()
+        self.check_safe()?;
+        self.unchecked_store()
     }
 
-    /// Whether nobody else could have written the memory: rulesets and commands are in it that root loads and runs.
-    pub fn is_safe(&self) -> Result<(), Error> {
+    /// Returns an error unless only root can write the state directory: it holds rulesets and commands that root loads and runs.
+    pub fn check_safe(&self) -> Result<(), Error> {
         let path = absolute(&self.state_dir);
         let part = geteuid().is_root().then(|| unsafe_folder(&path)).flatten();
         part.map_or(Ok(()), |part| {
@@ -88,8 +89,8 @@ impl StateArgs {
         })
     }
 
-    /// The memory, by whom ever it was written.
-    pub fn store_as_it_is(&self) -> Result<Store, Error> {
+    /// Opens the state directory, whoever can write it.
+    pub fn unchecked_store(&self) -> Result<Store, Error> {
         let namespace = NamespaceId::current().map_err(|source| {
             Error::Live(live::Error::Io {
                 what: "cannot read the identity of the network namespace".to_owned(),
@@ -101,21 +102,21 @@ impl StateArgs {
     }
 }
 
-/// The path for a process that works elsewhere.
+/// Returns an absolute path: the journal stores it, and later commands run in other folders.
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// What was found half done, in words; `None` where there is nothing to say.
+/// Describes a change that was recovered; `None` for one that is still pending.
 pub fn recovered(found: &Recovered) -> Option<String> {
     match found {
         Recovered::Waiting { .. } => None,
-        Recovered::TakenBack(number, why) => Some(format!("took change {number} back: {why}")),
+        Recovered::TakenBack(number, why) => Some(format!("reverted change {number}: {why}")),
         Recovered::Completed(number, _) => Some(format!(
             "completed change {number}, which was confirmed before fwc died"
         )),
         Recovered::HooksEndedByBoot(number, count) => Some(format!(
-            "{count} of the hooks of change {number} were not run to a good end before the machine restarted, and are not run any more"
+            "{count} of the hooks of change {number} did not succeed before the machine restarted; they will not run again"
         )),
         Recovered::EndedByBoot(number) => Some(format!(
             "change {number} was not confirmed before the machine restarted; the old rules were loaded"

@@ -18,15 +18,15 @@ use crate::diag::harmless;
 use crate::live::owners::Owner;
 use crate::net::Family;
 
-/// Whether the live firewall still is what was applied; exit status 2 when it is not
+/// Show whether the live firewall is still as applied; exit status 2 if it is not
 ///
-/// Compares the live rules and sets, as far as they are fwc's, and the files for the next boot with what was applied last. It
-/// changes nothing, and waits for no lock.
+/// Compares fwc's live rules and sets, and the files for the next boot, with the last change. It changes nothing, and does
+/// not wait for a running fwc.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     state: StateArgs,
-    /// The form of the result
+    /// The format of the result
     #[arg(long, value_parser = Format::parser([Format::Text, Format::Json, Format::Prometheus]), default_value = "text", help_heading = "Output")]
     format: Format,
 }
@@ -35,13 +35,13 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusDocument {
-    /// Whether the live firewall and the files for the next boot are as applied, no change is open and no hook is owed.
+    /// Whether the live firewall and the files for the next boot are as applied, no change is open, and every hook succeeded.
     as_applied: bool,
     /// Whether something loads the rules at the next boot, as far as fwc knows.
     loaded_at_boot: bool,
     /// The change that was confirmed last.
     applied: Option<AppliedChange>,
-    /// The change that waits for its confirmation, is being made, or was left half done.
+    /// The change that is pending, is being made, or was interrupted by a crash.
     open: Option<OpenChange>,
     /// Whether none of the applied rules is live.
     gone: bool,
@@ -53,7 +53,7 @@ pub struct StatusDocument {
     files: Vec<JsonFileDrift>,
     /// The hooks that have not succeeded yet.
     hooks: Option<OwedHooks>,
-    /// What makes the rules mean something else on this host.
+    /// Host settings outside of iptables that change what the rules do.
     concerns: Vec<JsonConcern>,
 }
 
@@ -69,7 +69,7 @@ struct AppliedChange {
     number: u64,
     /// When it ended, in UTC.
     time: String,
-    /// The policy that was applied, or what was done instead, in words.
+    /// The policy that was applied, or a description such as `rollback to 3 (web.toml)`.
     policy: String,
 }
 
@@ -101,7 +101,7 @@ enum JsonDrift {
     Added {
         /// The number of its rules.
         rules: usize,
-        /// The program that made it, where fwc knows it.
+        /// The program that made it, as far as chain names tell.
         owner: Option<String>,
     },
     /// It has other rules, or another policy.
@@ -117,9 +117,9 @@ enum JsonDrift {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PolicyDrift {
-    /// As it was applied.
+    /// The policy that was applied.
     applied: String,
-    /// As it is.
+    /// The policy of the live chain.
     live: String,
 }
 
@@ -127,11 +127,11 @@ struct PolicyDrift {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct JsonRuleDrift {
-    /// What somebody did with it: `added`, `missing` or `moved`.
+    /// What changed: `added`, `missing` or `moved`.
     change: &'static str,
     /// The rule as iptables-save prints it.
     rule: String,
-    /// The program that added it, where fwc knows it.
+    /// The program that added it, as far as chain names tell.
     owner: Option<String>,
 }
 
@@ -172,7 +172,7 @@ struct OwedHooks {
 struct JsonOwedHook {
     /// The program and its arguments.
     command: Vec<String>,
-    /// How it ended the last time, in words; `null` where it has not ended yet.
+    /// Why it failed the last time; `null` if it was not run, or is running now.
     failed: Option<String>,
 }
 
@@ -219,16 +219,16 @@ fn text(status: &Status) -> String {
             "applied: change {} of {} ({})",
             entry.number, entry.time, entry.policy
         )),
-        None => text.push_str("applied: nothing yet; `fwc apply` puts a policy in force\n"),
+        None => text.push_str("applied: nothing yet; run `fwc apply` first\n"),
     }
     if let Some((intent, step)) = &status.open {
         let (number, policy) = (intent.number, &intent.policy);
         let state = match step {
             JournalStep::Pending { until, .. } => {
-                format!("waits for `fwc confirm` until {until}, and is what live is compared with")
+                format!("waits for `fwc confirm` until {until}; live is compared with it")
             }
-            JournalStep::Confirmed { .. } => "was confirmed and not completed: run `fwc recover`".to_owned(),
-            _ => "is being made or taken back right now, or was left half done: `fwc recover` ends it; live was not compared".to_owned(),
+            JournalStep::Confirmed { .. } => "was confirmed, but not completed: run `fwc recover`".to_owned(),
+            _ => "is in progress, or was interrupted: if no fwc is running, run `fwc recover`; live was not compared".to_owned(),
         };
         let _ = writeln!(text, "open:    change {number} ({policy}) {state}");
     }
@@ -237,11 +237,9 @@ fn text(status: &Status) -> String {
         text.push_str("live:    as applied\n");
     }
     if status.is_gone {
-        text.push_str("live:    NONE of the applied rules is in force: somebody flushed them (`nft flush ruleset` does, when nftables.service starts), or they were not loaded at boot\n");
+        text.push_str("live:    NONE of the applied rules is live: someone flushed them (nftables.service runs `nft flush ruleset` when it starts), or they were not loaded at boot\n");
     } else if !status.is_live() {
-        text.push_str(
-            "live:    differs (+ somebody added, - somebody removed, > somebody moved)\n",
-        );
+        text.push_str("live:    differs from what was applied (+ added, - removed, > moved)\n");
     }
     text.extend(status.chains.iter().map(chain_text));
     for (words, names) in [
@@ -268,13 +266,13 @@ fn text(status: &Status) -> String {
     }
     for file in &status.files {
         let words = match file.what {
-            FileChange::Missing => "is not there",
-            FileChange::Changed => "was changed by somebody",
+            FileChange::Missing => "is missing",
+            FileChange::Changed => "was changed",
             FileChange::Saved => {
-                "was written by iptables-save (`netfilter-persistent save`?): others' rules of that moment come back at boot"
+                "was written by iptables-save (`netfilter-persistent save`?): the rules that other programs had then come back at boot"
             }
             FileChange::Needless => {
-                "is of an earlier change, and loads what is not applied any more"
+                "is left from an earlier change, and loads what is not applied any more"
             }
         };
         let _ = writeln!(text, "  {} {words}", file.path.display());
@@ -283,7 +281,7 @@ fn text(status: &Status) -> String {
         let number = owed.number;
         let _ = writeln!(
             text,
-            "hooks:   of change {number} these did not run to a good end yet; `fwc apply` and `fwc recover` run them"
+            "hooks:   these hooks of change {number} have not succeeded yet; `fwc apply` and `fwc recover` run them"
         );
         for hook in &owed.hooks {
             let ended = hook.failed.as_deref().unwrap_or("not run, or running now");
@@ -303,7 +301,7 @@ fn text(status: &Status) -> String {
     text
 }
 
-/// Whether a change is between two rulesets, so that live cannot be judged.
+/// Returns `true` while a change is between two rulesets, so that there is nothing to compare live with.
 fn is_half_done(status: &Status) -> bool {
     let step = status.open.as_ref().map(|(_, step)| step);
     step.is_some_and(|step| {
@@ -321,16 +319,16 @@ fn chain_text(drift: &ChainDrift) -> String {
             let _ = writeln!(text, ": the chain is gone, with {}", count(*rules));
         }
         Drift::Extra { rules, owner } => {
-            let (rules, hand) = (count(*rules), hand(*owner));
+            let (rules, maker) = (count(*rules), maker(*owner));
             let _ = writeln!(
                 text,
-                ": a chain that fwc did not make, with {rules}; {hand}"
+                ": a chain that fwc did not make, with {rules}; {maker}"
             );
         }
         Drift::Changed { policy, rules } => {
             text.push('\n');
             if let Some([before, now]) = policy {
-                let _ = writeln!(text, "    the policy is {now}, applied was {before}");
+                let _ = writeln!(text, "    the policy is {now}; {before} was applied");
             }
             for rule in rules {
                 let (spec, chain) = (&rule.spec, &drift.chain);
@@ -339,7 +337,7 @@ fn chain_text(drift: &ChainDrift) -> String {
                         writeln!(
                             text,
                             "    + -A {chain} {spec}\n        {}",
-                            hand(rule.owner)
+                            maker(rule.owner)
                         )
                     }
                     RuleDriftKind::Missing => writeln!(text, "    - -A {chain} {spec}"),
@@ -358,7 +356,8 @@ fn count(rules: usize) -> String {
     }
 }
 
-fn hand(owner: Option<Owner>) -> String {
+/// Names who made a rule or chain. fwc infers it from chain names; the kernel does not record it.
+fn maker(owner: Option<Owner>) -> String {
     match owner {
         Some(owner) => format!("of {owner}"),
         None => "by hand, or by a tool that fwc does not know".to_owned(),
@@ -442,7 +441,7 @@ impl From<&ChainDrift> for JsonChainDrift {
     }
 }
 
-/// In Prometheus' text format.
+/// Returns the status in Prometheus' text format.
 fn metrics(status: &Status) -> String {
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, values: &[(String, u64)]| {
@@ -455,12 +454,12 @@ fn metrics(status: &Status) -> String {
     let yes = |is: bool| plain(u64::from(is));
     gauge(
         "fwc_as_applied",
-        "Whether the live firewall and the files for the next boot are as applied, no change is open and no hook is owed.",
+        "Whether the live firewall and the files for the next boot are as applied, no change is open, and every hook succeeded.",
         &yes(status.is_as_applied()),
     );
     gauge(
         "fwc_loaded_at_boot",
-        "Whether something loads the rules at the next boot, as far as it is known.",
+        "Whether something loads the rules at the next boot, as far as fwc knows.",
         &yes(status.is_loaded_at_boot()),
     );
     let number = status.kept.as_ref().map_or(0, |entry| entry.number);
@@ -480,7 +479,7 @@ fn metrics(status: &Status) -> String {
     );
     gauge(
         "fwc_open_change",
-        "The number of the change that waits for its confirmation or was left half done, 0 for none.",
+        "The number of the change that is pending or was interrupted, 0 for none.",
         &plain(status.open.as_ref().map_or(0, |(intent, _)| intent.number)),
     );
     let chains = |family: Family| {
@@ -512,12 +511,12 @@ fn metrics(status: &Status) -> String {
     let owed = status.owed.as_ref().map_or(0, |owed| owed.hooks.len());
     gauge(
         "fwc_owed_hooks",
-        "Hooks of a change that stayed which were not run to a good end.",
+        "Hooks of the last change that have not succeeded yet.",
         &plain(u64::try_from(owed).unwrap_or(u64::MAX)),
     );
     gauge(
         "fwc_concerns",
-        "What makes the rules mean something else than they say.",
+        "Host settings outside of iptables that change what the rules do.",
         &plain(u64::try_from(status.concerns.len()).unwrap_or(u64::MAX)),
     );
     text

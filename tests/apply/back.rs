@@ -37,7 +37,7 @@ fn rollback_of_what_waits_is_told(backend: Backend) -> Result {
     let live = ns.saved().lines().count();
     // Not of the ruleset that it would go back to if nothing waited.
     let would = ns.kept(&["rollback", "--dry-run"]).expect(2);
-    assert_eq!(would.out, "would take change 2 back\n");
+    assert_eq!(would.out, "would revert change 2\n");
     let would = json_of(
         &ns.kept(&["rollback", "--dry-run", "--format", "json"])
             .expect(2),

@@ -156,7 +156,7 @@ fn boot_closes_what_it_can(backend: Backend) -> Result {
     let ns = before.sibling();
     let ended = boot(&ns).expect(1);
     assert!(ended.err.contains("IPv4: change 1 "), "{}", ended.err);
-    assert!(ended.err.contains("is NOT in force"), "{}", ended.err);
+    assert!(ended.err.contains("is NOT live"), "{}", ended.err);
     assert!(ended.err.contains("others"), "{}", ended.err);
     assert!(ended.out.contains("IPv6: loaded change 1"), "{}", ended.out);
     assert!(ns.saved_family("ip6tables").contains(":INPUT DROP "));
@@ -187,7 +187,7 @@ fn boot_without_memory(backend: Backend) -> Result {
         let before = Namespace::new(backend);
         fs::write(before.path("shared.toml"), SHARED).unwrap();
         let out = boot(&before).expect(0).out;
-        assert!(out.contains("nothing was put in force yet"), "{out}");
+        assert!(out.contains("nothing was applied yet"), "{out}");
         before.apply(policy, &[]).expect(0);
         fs::remove_dir_all(before.path("state")).unwrap();
         let ns = before.sibling();

@@ -515,7 +515,7 @@ fn stale_files_alone_are_written_alone(backend: Backend) -> Result {
     assert!(
         applied
             .out
-            .contains("the live rules are as the policy says"),
+            .contains("the live rules match the policy already"),
         "{}",
         applied.out
     );

@@ -151,7 +151,7 @@ fn unconfirmed_change_goes_back(backend: Backend) -> Result {
     assert_eq!(ns.saved(), before);
     assert_eq!(ns.rules_files(), files);
     let history = ns.kept(&["history"]).expect(0);
-    let words = "web.toml; taken back: nobody confirmed it in time\n";
+    let words = "web.toml; reverted: nobody confirmed it in time\n";
     assert!(history.out.contains(words), "{}", history.out);
     let late = ns.kept(&["confirm"]).expect(1);
     assert!(late.err.contains("no change waits"), "{}", late.err);
@@ -195,7 +195,11 @@ fn waiting_change_stops_the_next_apply(backend: Backend) -> Result {
         refused.err
     );
     let told = ns.kept(&["recover"]).expect(0);
-    assert!(told.out.contains("as it should"), "{}", told.out);
+    assert!(
+        told.out.contains("waits for its confirmation"),
+        "{}",
+        told.out
+    );
     assert_eq!(ns.saved(), live);
     ns.kept(&["confirm"]).expect(0);
     ns.apply("ssh.toml", &[]).expect(0);
@@ -209,7 +213,7 @@ fn rollback_takes_back_at_once(backend: Backend) -> Result {
     ns.apply("web.toml", &["--confirm"]).expect(0);
     let dog = watchdog(&ns);
     let told = ns.kept(&["rollback"]).expect(0);
-    assert!(told.out.contains("took change 2 back"), "{}", told.out);
+    assert!(told.out.contains("reverted change 2"), "{}", told.out);
     assert_eq!(ns.saved(), before);
     until("the watchdog ends", || test_kill_process(dog).is_err());
     Ok(())

@@ -199,13 +199,13 @@ service = [{ports}]
     let told: Vec<&str> = done
         .err
         .lines()
-        .filter(|line| line.contains("do not let begin"))
+        .filter(|line| line.contains("do not allow"))
         .collect();
     assert_eq!(told.len(), 2, "{}", done.err);
     for words in ["-> 10.93.0.2:81,", "-> 10.94.0.1:8080 (10.93.0.2:8080),"] {
         let ended = told
             .iter()
-            .filter(|line| line.starts_with("ended tcp 10.94.0.2:") && line.contains(words));
+            .filter(|line| line.starts_with("closed tcp 10.94.0.2:") && line.contains(words));
         assert_eq!(ended.count(), 1, "{words} {told:?}");
     }
     assert!(arrives(&stays.0, &stays.1) && arrives(&stays.1, &stays.0));
@@ -215,7 +215,7 @@ service = [{ports}]
     // What answers may begin.
     let done = router.apply("third.toml", &["--cut"]).expect(0);
     let warned =
-        "-> 10.93.0.2:80, which the new rules do not let begin, can go on when the other side";
+        "-> 10.93.0.2:80, which the new rules do not allow, may continue if its other side";
     assert!(done.err.contains(warned), "{}", done.err);
     Ok(())
 }
@@ -252,12 +252,12 @@ fn cut_ends_udp(backend: Backend) -> Result {
     assert!(says(&there_six, &six) && says(&six, &there_six));
     let done = host.apply("closed.toml", &["--cut"]).expect(0);
     for words in [
-        "ended udp 10.94.0.2:9000 -> 10.94.0.1:7001,",
-        "ended udp [2001:db8:94::2]:9000 -> [2001:db8:94::1]:7001,",
+        "closed udp 10.94.0.2:9000 -> 10.94.0.1:7001,",
+        "closed udp [2001:db8:94::2]:9000 -> [2001:db8:94::1]:7001,",
     ] {
         assert!(done.err.contains(words), "{words}: {}", done.err);
     }
-    assert_eq!(done.err.matches("ended udp").count(), 2, "{}", done.err);
+    assert_eq!(done.err.matches("closed udp").count(), 2, "{}", done.err);
     assert!(says(&there, &here[0]) && says(&here[0], &there));
     assert!(is_unheard(&there, &here[1]) && is_unheard(&there_six, &six));
     // From here it may begin, and so goes on when this host sends.
@@ -267,7 +267,7 @@ fn cut_ends_udp(backend: Backend) -> Result {
     let done = host.apply("closed.toml", &["--cut"]).expect(0);
     assert!(
         done.err
-            .contains("10.94.0.1:7001, which the new rules do not let begin, can go on"),
+            .contains("10.94.0.1:7001, which the new rules do not allow, may continue"),
         "{}",
         done.err
     );

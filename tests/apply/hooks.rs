@@ -200,7 +200,7 @@ fn failed_hook_is_told_and_owed(backend: Backend) -> Result {
         report["error"]
             .as_str()
             .unwrap()
-            .starts_with("change 1 stays in force, but")
+            .starts_with("change 1 is kept, but")
     );
     assert!(
         told.err
@@ -373,13 +373,12 @@ fn hooks_of_an_earlier_boot_are_told(backend: Backend) -> Result {
     fs::rename(&folder, folder.with_file_name("another-boot")).unwrap();
     let ns = ns.sibling();
     let told = ns.kept(&["recover", "--boot"]).expect(0).out;
-    let words =
-        "1 of the hooks of change 1 were not run to a good end before the machine restarted";
+    let words = "1 of the hooks of change 1 did not succeed before the machine restarted";
     assert!(told.contains(words), "{told}");
     assert!(is_live(&ns, 80));
     assert_eq!((log(&ns).as_str(), owed(&ns)), ("late\n", vec![]));
     let told = ns.kept(&["recover"]).expect(0).out;
-    assert_eq!(told, "nothing was left half done\n");
+    assert_eq!(told, "nothing to recover\n");
     Ok(())
 }
 
@@ -530,7 +529,7 @@ fn signals_end_the_hook(backend: Backend) -> Result {
     std::thread::sleep(std::time::Duration::from_millis(200));
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let told = end(child).expect(1);
-    let words = "one`: ended, since fwc was told to end\n  1 more were not begun\n";
+    let words = "one`: ended, since fwc was told to end\n  1 more were not started\n";
     assert!(told.err.contains(words), "{}", told.err);
     assert!(is_live(&ns, 80));
     assert_eq!(owed(&ns), ["one", "two"]);

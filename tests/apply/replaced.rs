@@ -116,7 +116,7 @@ fn tools_end_with_fwc(backend: Backend) -> Result {
         thread::sleep(Duration::from_millis(300));
         assert_eq!(rules(&ns), before, "{tool}");
         let nothing = ns.kept(&["recover"]).expect(0);
-        assert_eq!(nothing.out, "nothing was left half done\n");
+        assert_eq!(nothing.out, "nothing to recover\n");
         ns.apply("web.toml", &[]).expect(0);
     }
     Ok(())

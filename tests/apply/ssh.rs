@@ -703,7 +703,7 @@ fn ssh_survives_a_panic(backend: Backend) -> Result {
     assert!(
         ended
             .out
-            .ends_with("panic mode is off: the rules apply as before\n"),
+            .ends_with("Panic mode is off. The rules apply as before.\n"),
         "{}",
         ended.out
     );

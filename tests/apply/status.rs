@@ -35,10 +35,7 @@ fn report(ns: &Namespace, code: i32) -> Value {
 fn status_of_nothing(backend: Backend) -> Result {
     let ns = Namespace::new(backend);
     let out = status(&ns, 2);
-    assert_eq!(
-        out,
-        "applied: nothing yet; `fwc apply` puts a policy in force\n"
-    );
+    assert_eq!(out, "applied: nothing yet; run `fwc apply` first\n");
     // To look is not to touch.
     assert!(!ns.path("state").exists());
     assert_eq!(report(&ns, 2)["applied"], Value::Null);
@@ -117,7 +114,7 @@ fn status_sees_the_files(backend: Backend) -> Result {
         out.contains("rules.v4 was written by iptables-save"),
         "{out}"
     );
-    assert!(out.contains("rules.v6 is not there\n"), "{out}");
+    assert!(out.contains("rules.v6 is missing\n"), "{out}");
     let report = report(&ns, 2);
     assert_eq!(report["files"][0]["change"], "saved-by-others");
     assert_eq!(report["files"][1]["change"], "missing");

@@ -413,7 +413,7 @@ fn apply_takes_no_unproven_rules() {
         assert_eq!((run.status, run.out.as_str()), (64, ""), "{more:?}");
         assert_eq!(
             run.err,
-            "error: `apply` puts only in force what is proven: leave `--no-verify` out\n"
+            "error: `apply` loads only verified rules: leave `--no-verify` out\n"
         );
     }
 }

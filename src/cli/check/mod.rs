@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::cli::batch::{HostLine, HostOutcome, HostPolicy, HostReport, PoliciesArgs, proof_line};
 use crate::cli::build::FamilyArg;
 use crate::cli::change_report::JsonConcern;
-use crate::cli::live_check::look;
+use crate::cli::live_check::check_live;
 use crate::cli::output::Document;
 use crate::cli::rules::Stop;
 use crate::cli::state::StateArgs;
@@ -70,7 +70,7 @@ pub struct CheckDocument {
     /// Whether nothing is wrong.
     ok: bool,
     findings: Vec<JsonFinding>,
-    /// With `--live`: what makes the rules mean something else on this host.
+    /// With `--live`: host settings outside of iptables that change what the rules do.
     #[serde(skip_serializing_if = "Option::is_none")]
     concerns: Option<Vec<JsonConcern>>,
 }
@@ -112,7 +112,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         .iter()
         .fold(Exit::Fine, |exit, outcome| exit.and(outcome.exit()));
     let looked_at = || match outcomes.first() {
-        Some(outcome) if args.live => look(outcome, &args.state, output),
+        Some(outcome) if args.live => check_live(outcome, &args.state, output),
         _ => (Exit::Fine, Vec::new()),
     };
     match args.format {

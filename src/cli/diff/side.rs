@@ -7,7 +7,7 @@ use rustix::process::geteuid;
 
 use crate::apply::Owned;
 use crate::cli::Output;
-use crate::cli::change::say;
+use crate::cli::change::print_concerns;
 use crate::cli::compile::{CompileArgs, compile_from, policy_path};
 use crate::cli::rules::Stop;
 use crate::compile::Compiled;
@@ -245,7 +245,7 @@ impl OperandReader<'_> {
             .host
             .map_err(|error| Stop::Because(error.to_string()))?;
         host.only_backend()?;
-        say(&preflight::unseen(), self.output);
+        print_concerns(&preflight::unseen(), self.output);
         let mut side = DiffSide::new();
         side.sets = SetsOf::Live;
         let is_asked = |family: &Family| self.family.is_none_or(|asked| asked == *family);
