@@ -85,7 +85,7 @@ fn devices_become_addresses() {
     let free = devices(&["--service", "22/tcp"]);
     assert!(free.out.contains("1 class\n"), "{}", free.out);
     assert!(
-        free.err.contains("`--interfaces FILE` says which are"),
+        free.err.contains("without `--interfaces FILE` any address"),
         "{}",
         free.err
     );
@@ -202,11 +202,7 @@ fn what_cannot_be_asked() {
         (&["--service", "shs"][..], 1, "did you mean `ssh`?"),
         (&["--chain", "PREROUTING"], 64, "forward"),
         (&["--state", "open"], 64, "'open'"),
-        (
-            &["--source-port", "0"],
-            64,
-            "a port is a number from 1 to 65535",
-        ),
+        (&["--source-port", "0"], 64, "use a port from 1 to 65535"),
         (&["--interfaces", "missing"], 1, "cannot read `missing`"),
         (
             &["--interfaces", "x"],

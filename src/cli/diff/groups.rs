@@ -1,4 +1,4 @@
-//! Changes as people read them: of both families together, with the rules that are responsible.
+//! Groups packet changes for people: the same change of both families is shown once, with the rules responsible for it.
 
 use std::collections::BTreeSet;
 
@@ -9,21 +9,25 @@ use crate::diff::{ChangeKind, PacketChange, PacketFate, Responsible, SideName};
 use crate::iptables::TableName;
 use crate::net::Family;
 
-/// Changes of both families that are the same but for the family.
+/// Packet changes that differ in nothing but the family.
 pub struct FamilyGroup<'a> {
     pub kind: ChangeKind,
+    /// The table and base chain in which the packets change.
     pub place: (TableName, BaseChain),
     pub before: &'a PacketFate,
     pub after: &'a PacketFate,
+    /// `false` if no real packet is like these.
     pub possible: bool,
+    /// The host setting without which such packets cannot occur.
     pub only_where: Option<HostSetting>,
+    /// The logs, marks and so on that differ, with the side that has them.
     pub effects: BTreeSet<&'a (SideName, Effect)>,
     pub lines: Vec<GroupLine<'a>>,
-    /// So many lines more, and whether even those are not all.
+    /// For each family: the number of lines that are left out, and `true` if there are even more than that.
     pub more: Vec<(Family, usize, bool)>,
 }
 
-/// Some packets, in both families or in one.
+/// Packets of one or both families, and the rules that decide them on each side.
 pub struct GroupLine<'a> {
     pub families: Vec<Family>,
     pub words: &'a BoxWords,
@@ -32,8 +36,9 @@ pub struct GroupLine<'a> {
 }
 
 impl GroupLine<'_> {
-    /// Whether the same is said of the same packets: a policy's rule is another text in each family.
-    fn is_said_of(&self, words: &BoxWords, before: &[Described], after: &[Described]) -> bool {
+    /// Returns `true` if the packets and their rules are the same. Rules with a line are compared by file and line, because one rule
+    /// of a policy has a different text in each family.
+    fn is_same(&self, words: &BoxWords, before: &[Described], after: &[Described]) -> bool {
         let same = |one: &[Described], other: &[Described]| {
             one.len() == other.len()
                 && one.iter().zip(other).all(|(one, other)| {
@@ -84,25 +89,25 @@ fn groups<'a>(difference: &'a Difference<'_>) -> Vec<FamilyGroup<'a>> {
     groups
 }
 
-/// The groups to be shown, and what is said of those that are not: packets that no kernel shows are of interest only where
+/// Returns the groups to show, and a line about those that are left out. Changes of packets that cannot occur are left out unless
 /// nothing else changes.
 pub fn shown_groups<'a>(difference: &'a Difference<'_>) -> (Vec<FamilyGroup<'a>>, Option<String>) {
     let groups = groups(difference);
-    let comes = |group: &FamilyGroup<'_>| group.possible || group.only_where.is_some();
-    if !groups.iter().any(comes) {
+    let can_occur = |group: &FamilyGroup<'_>| group.possible || group.only_where.is_some();
+    if !groups.iter().any(can_occur) {
         return (groups, None);
     }
-    let (shown, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(comes);
-    let kinds: BTreeSet<ChangeKind> = others.iter().map(|group| group.kind).collect();
+    let (shown, left_out): (Vec<_>, Vec<_>) = groups.into_iter().partition(can_occur);
+    let kinds: BTreeSet<ChangeKind> = left_out.iter().map(|group| group.kind).collect();
     let kinds: Vec<&str> = kinds.into_iter().map(ChangeKind::as_str).collect();
-    let said = || {
+    let note = || {
         format!(
-            "packets that no kernel shows are {} too; --format json has them",
+            "packets that cannot occur are {} too; --format json lists them",
             kinds.join(", ")
         )
     };
-    let said = (!kinds.is_empty()).then(said);
-    (shown, said)
+    let note = (!kinds.is_empty()).then(note);
+    (shown, note)
 }
 
 fn add_lines<'a>(
@@ -112,7 +117,7 @@ fn add_lines<'a>(
     change: &'a PacketChange,
 ) {
     for one in &change.boxes {
-        // A policy's rule is shown once, however many lines are made of it.
+        // One rule of a policy may expand to many lines of iptables; it is shown once.
         let described = |side: &DiffSide, responsible: &[Responsible]| -> Vec<Described> {
             let mut places = BTreeSet::new();
             let all = responsible.iter().map(|one| side.describe(family, *one));
@@ -126,9 +131,9 @@ fn add_lines<'a>(
         let before = described(difference.from, &one.before);
         let after = described(difference.to, &one.after);
         let mut known = group.lines.iter_mut();
-        let known = known.find(|line| line.is_said_of(words, &before, &after));
+        let known = known.find(|line| line.is_same(words, &before, &after));
         match known {
-            // What comes in meets the same tables whether it stays or goes on.
+            // The tables before routing see a packet in the same way for INPUT and for FORWARD, so a family may come twice.
             Some(line) if line.families.contains(&family) => {}
             Some(line) => line.families.push(family),
             None => group.lines.push(GroupLine {

@@ -1,4 +1,4 @@
-//! A difference for programs: `fwc.diff/1`.
+//! The JSON document of `fwc diff`: `fwc.diff/1`.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +19,15 @@ use crate::net::Family;
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DiffDocument {
-    /// The old ruleset, as it was named.
+    /// The old ruleset, as named on the command line.
     from: String,
-    /// The new ruleset, as it was named.
+    /// The new ruleset, as named on the command line.
     to: String,
     /// The families that both have.
     compared: Vec<&'static str>,
-    /// Whether there is a difference among those asked for.
+    /// Whether there is a difference in the views that were asked for.
     different: bool,
-    /// The packets that are treated differently.
+    /// The packets whose verdict or effects change.
     #[serde(skip_serializing_if = "Option::is_none")]
     packets: Option<PacketChanges>,
     /// The rules that differ.
@@ -52,7 +52,7 @@ struct Sides<T> {
     after: T,
 }
 
-/// The packets that are treated differently.
+/// The packets whose verdict or effects change.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PacketChanges {
@@ -60,19 +60,19 @@ struct PacketChanges {
     changes: Vec<ChangedPackets>,
     /// Whether `changes` has all of them.
     complete: bool,
-    /// The number of boxes that are left out, as far as they were counted.
+    /// The number of boxes that are left out, as far as fwc counted them.
     more: usize,
-    /// The families whose packets are too many to compare.
+    /// The families whose packet sets are too large to compare.
     not_compared: Vec<&'static str>,
 }
 
-/// Packets that are treated differently.
+/// Packets whose verdict or effects change.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChangedPackets {
     #[serde(flatten)]
     packets: JsonBox,
-    /// The table that treats them differently.
+    /// The table in which they change.
     table: &'static str,
     /// The kind of change, such as `opened` or `closed`.
     kind: &'static str,
@@ -80,13 +80,13 @@ struct ChangedPackets {
     before: String,
     /// Their fate in the new ruleset.
     after: String,
-    /// What is done to them besides: logs, marks.
+    /// What else is done to them, such as logs and marks.
     effects: Sides<Vec<String>>,
     /// The rules that decide.
     rules: Sides<Vec<DecidingRule>>,
-    /// Whether a kernel can show such packets.
+    /// Whether such packets can occur.
     possible: bool,
-    /// The setting of the host under which it does.
+    /// The host setting without which such packets cannot occur.
     #[serde(skip_serializing_if = "Option::is_none")]
     only_where: Option<&'static str>,
 }
@@ -97,11 +97,11 @@ struct ChangedPackets {
 struct DecidingRule {
     /// The rule as iptables-save prints it.
     rule: String,
-    /// The file that it comes from, or the side.
+    /// The file that it comes from, or the name of the ruleset.
     file: String,
     /// The line in that file, from 1.
     line: Option<usize>,
-    /// The name of the policy's rule.
+    /// The name of the policy's rule that it comes from.
     name: Option<String>,
 }
 
@@ -111,9 +111,9 @@ struct DecidingRule {
 struct RuleChanges {
     /// The number of rules and chain policies that differ.
     changed: usize,
-    /// The chains that differ in IPv4; `null` where that is not compared.
+    /// The chains that differ in IPv4; `null` if IPv4 is not compared.
     ipv4: Option<Vec<ChainChange>>,
-    /// The chains that differ in IPv6; `null` where that is not compared.
+    /// The chains that differ in IPv6; `null` if IPv6 is not compared.
     ipv6: Option<Vec<ChainChange>>,
     /// The sets that differ.
     sets: Vec<SetChange>,
@@ -125,9 +125,9 @@ struct RuleChanges {
 struct SetChange {
     /// Its name.
     set: String,
-    /// `added`, `removed`, `changed`, or `made anew` where its type or its options differ.
+    /// `added`, `removed`, `changed`, or `made anew` if its type or options differ.
     change: &'static str,
-    /// Its type and options, where they differ.
+    /// Its type and options, if they differ.
     header: Option<Sides<String>>,
     /// The members that only the new set has.
     added: Vec<String>,
@@ -147,7 +147,7 @@ struct ChainChange {
     foreign: bool,
     /// `both`, `added` or `removed`.
     presence: &'static str,
-    /// Its policy, where that differs.
+    /// Its policy, if that differs.
     policy: Option<Sides<Option<&'static str>>>,
     /// Its rules that differ.
     rules: Vec<RuleDifference>,
@@ -165,10 +165,10 @@ struct RuleDifference {
     /// Its number in the new chain, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<usize>,
-    /// The old rule, where it was removed or changed.
+    /// The old rule, if it was removed or changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<String>,
-    /// The new rule, where it is there.
+    /// The new rule, unless it was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
     /// The parts of a changed rule that differ.
@@ -176,7 +176,7 @@ struct RuleDifference {
     parts: Option<Vec<Sides<Option<String>>>>,
 }
 
-/// The whole difference.
+/// Creates the document.
 pub(super) fn document(difference: &Difference<'_>, shown: Shown) -> DiffDocument {
     let families = difference.families.iter().map(|family| family.keyword());
     DiffDocument {

@@ -1,4 +1,4 @@
-//! Words for a change of a rate.
+//! Describes a change of a rate: `4/minute -> 10/minute`.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ pub fn changed(before: &str, after: &str) -> String {
 fn short(before: &str, after: &str) -> Option<String> {
     let (old, new) = (options(before), options(after));
     let mut parts = Vec::new();
-    // The time for which the table keeps an entry follows from the rate and the burst.
+    // The expander computes how long the table keeps an entry from the rate and the burst, so its change says nothing new.
     const FOLLOWS: &str = "hashlimit-htable-expire";
     for name in old.keys().chain(new.keys()) {
         let (old, new) = (old.get(name), new.get(name));
@@ -20,14 +20,14 @@ fn short(before: &str, after: &str) -> Option<String> {
             continue;
         }
         let (rank, words) = words(name)?;
-        let say = |value: Option<&&str>| match value {
+        let render = |value: Option<&&str>| match value {
             Some(value) => words(value),
             None => words("5 (the default)"),
         };
         if !name.ends_with("burst") && (old.is_none() || new.is_none()) {
             return None;
         }
-        parts.push((*name, (rank, format!("{} -> {}", say(old), say(new)))));
+        parts.push((*name, (rank, format!("{} -> {}", render(old), render(new)))));
     }
     let mut parts: Vec<_> = parts.into_iter().map(|(_, part)| part).collect();
     parts.sort();
@@ -43,7 +43,7 @@ fn options(condition: &str) -> BTreeMap<&str, &str> {
     std::iter::once(("", module)).chain(options).collect()
 }
 
-/// Puts the value of an option into words.
+/// Renders the value of an option for people.
 type InWords = fn(&str) -> String;
 
 /// Returns how to render the value of an option, and its rank in the output; `None` for an option that is not a rate.
@@ -78,7 +78,7 @@ mod tests {
     use super::changed;
 
     #[test]
-    fn rates_are_said_in_few_words() {
+    fn rates_are_rendered_briefly() {
         let said = |before: &str, after: &str| changed(before, after);
         assert_eq!(
             said("-m limit --limit 4/min", "-m limit --limit 10/min"),

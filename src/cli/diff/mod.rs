@@ -23,35 +23,35 @@ use crate::net::{Family, PerFamily};
 use crate::verify;
 use side::{DiffSide, OperandReader};
 
-/// Show which packets and which rules differ; exit status 2 when there is a difference
+/// Show which packets and which rules differ; exit status 2 if there is a difference
 ///
 /// A ruleset is `live`, a policy (`*.toml`), a folder with rules.v4, rules.v6 and ipsets, a file in the format of
-/// iptables-save (which says nothing of sets), or one of those as it was, `git:REVISION[:PATH]`. Without any: from live to
-/// the policy; with one: from live to it. Only `live` needs root.
+/// iptables-save (without sets), or an earlier version of one of these, `git:REVISION[:PATH]`. With no argument, compares live
+/// with the policy; with one argument, compares live with it. Only `live` needs root.
 ///
-/// Rules are compared by what they mean: two that differ in how they are written only are equal, and where no packet
-/// changes, that is proven for every packet.
+/// Rules are compared by meaning: two rules that are only written differently are equal. If no packet changes, that is proven
+/// for every packet.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The old ruleset; when it is the only one, the new one
+    /// The old ruleset, or with one argument the new one
     #[arg(value_name = "FROM")]
     first: Option<String>,
     /// The new ruleset
     #[arg(value_name = "TO")]
     second: Option<String>,
-    /// Show which packets change verdict or effect; exit status 0 when none does
+    /// Show which packets change verdict or effect; exit status 0 if none does
     #[arg(long)]
     packets: bool,
     /// Show the rules that were added, removed, moved or changed
     #[arg(long)]
     rules: bool,
-    /// Show a unified diff of the rules, in the form of iptables-save
+    /// Show a unified diff of the rules as iptables-save prints them
     #[arg(long)]
     unified: bool,
-    /// Compare only this family, ipv4 or ipv6; it is also the family of a rules file that does not show its own
+    /// Compare only this family, ipv4 or ipv6; also the family of a rules file that does not show it
     #[arg(long, value_enum, value_name = "FAMILY", hide_possible_values = true)]
     family: Option<FamilyArg>,
-    /// Show at most so many kinds of packets of each change, and count the others
+    /// Show at most NUMBER kinds of packets for each change, and count the rest
     #[arg(
         long,
         value_name = "NUMBER",
@@ -65,28 +65,28 @@ pub struct Args {
     budget: BudgetArgs,
     #[command(flatten)]
     host: HostArgs,
-    /// The form of the result
+    /// The format of the result
     #[arg(long, value_parser = Format::parser([Format::Text, Format::Json, Format::Markdown]), default_value = "text", help_heading = "Output")]
     format: Format,
 }
 
-/// What is different between two sides.
+/// The difference between two rulesets.
 struct Difference<'a> {
     from: &'a DiffSide,
     to: &'a DiffSide,
     /// The families that both have.
     families: Vec<Family>,
-    /// Their packets, where they were asked for.
+    /// The packets that change, if they were asked for.
     packets: PerFamily<Vec<PacketChange>>,
     /// The families whose packet sets exceeded the budget, so that only their rules are compared.
     not_compared: Vec<Family>,
-    /// Their rules.
+    /// The rules that differ.
     rules: PerFamily<Option<RulesDiff>>,
-    /// Their sets, as texts, where both have a say in them.
+    /// The sets of both sides in the format of `ipset restore`; `None` if a side does not define sets.
     sets: Option<[String; 2]>,
 }
 
-/// Which views are shown.
+/// The views to show.
 #[derive(Clone, Copy)]
 struct Shown {
     packets: bool,
@@ -96,7 +96,8 @@ struct Shown {
 
 /// Runs the command.
 pub fn run(args: &Args, output: &Output) -> Exit {
-    args.compare(output).unwrap_or_else(|stop| stop.say(output))
+    args.compare(output)
+        .unwrap_or_else(|stop| stop.report(output))
 }
 
 impl Args {
@@ -160,10 +161,10 @@ impl Args {
         host: Result<&Real, &Error>,
         output: &Output,
     ) -> Result<Difference<'a>, Stop> {
-        from.drop_what_only_it_has(to, output);
-        to.drop_what_only_it_has(from, output);
-        from.must_be_read(output)?;
-        to.must_be_read(output)?;
+        from.drop_unmatched_families(to, output);
+        to.drop_unmatched_families(from, output);
+        from.check_parsed(output)?;
+        to.check_parsed(output)?;
         match (&from.operand, &to.operand) {
             (Operand::Live, _) => to.put_into(from)?,
             (_, Operand::Live) => from.put_into(to)?,
@@ -177,6 +178,7 @@ impl Args {
                 from.name, to.name
             )));
         }
+        // A policy cannot write the table `security`, so `apply` leaves it alone: it would show up as removed.
         if from.policy.is_some() || to.policy.is_some() {
             from.drop_security();
             to.drop_security();
@@ -276,13 +278,13 @@ impl Difference<'_> {
         self.rules.iter().all(equal) && self.sets.as_ref().is_none_or(|[from, to]| from == to)
     }
 
-    /// The changes of packets, with their family.
+    /// Iterates over the packet changes, with their family.
     fn changes(&self) -> impl Iterator<Item = (Family, &PacketChange)> {
         let families = self.packets.iter();
         families.flat_map(|(family, changes)| changes.iter().map(move |change| (family, change)))
     }
 
-    /// The unified diffs: sets, IPv4, IPv6; none where the texts are equal.
+    /// Returns the unified diffs of sets, IPv4 and IPv6; `None` if the texts are equal.
     fn unified(&self, style: Style) -> [(&'static str, Option<String>); 3] {
         let names = |what: &str| [self.from, self.to].map(|side| format!("{} ({what})", side.name));
         let of = |what: &str, texts: [&str; 2]| {

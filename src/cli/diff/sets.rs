@@ -1,21 +1,21 @@
-//! The sets that differ, by their members.
+//! Compares ipsets by their members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Difference;
 
-/// A set that is different.
+/// A set that differs.
 pub struct SetDiff {
     pub name: String,
-    /// `added`, `removed`, `changed`, or `made anew` where its type or its options differ.
+    /// `added`, `removed`, `changed`, or `made anew` if its type or options differ: ipset cannot change these of a set that exists.
     pub change: &'static str,
-    /// Type and options before and after, where they differ.
+    /// Type and options before and after, if they differ.
     pub header: Option<[String; 2]>,
     pub added: Vec<String>,
     pub removed: Vec<String>,
 }
 
-/// The sets that differ.
+/// Returns the sets that differ, by name.
 pub fn sets(difference: &Difference<'_>) -> Vec<SetDiff> {
     let Some([from, to]) = &difference.sets else {
         return Vec::new();
@@ -53,10 +53,10 @@ pub fn sets(difference: &Difference<'_>) -> Vec<SetDiff> {
     names.into_iter().filter(differs).map(one).collect()
 }
 
-/// Header and members of a set.
+/// The header (type and options) and the members of a set.
 type Members = (String, BTreeSet<String>);
 
-/// The sets of a text in the form of `ipset restore`.
+/// Parses text in the format of `ipset restore` that fwc itself has written.
 fn read_sets(text: &str) -> BTreeMap<String, Members> {
     let mut sets: BTreeMap<String, Members> = BTreeMap::new();
     for line in text.lines() {

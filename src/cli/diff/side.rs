@@ -1,4 +1,4 @@
-//! One side of a comparison: its rules, its sets, and what is known of where they come from.
+//! One side of a comparison: its rules, its sets, and where they come from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,29 +22,29 @@ use crate::net::{Family, IntervalSet, PerFamily};
 use crate::resolve::{Ownership, Plan};
 use crate::source::SourceMap;
 
-/// One side.
+/// One side of a comparison.
 pub struct DiffSide {
     pub operand: Operand,
-    /// As it is shown.
+    /// Its name in the output.
     pub name: String,
-    /// Of each family that it has.
+    /// The rules of each family that it has.
     pub rules: PerFamily<Option<Ruleset>>,
-    /// The files that the rules were read from, as they are shown; a policy has none.
+    /// The rules files, as named in the output; a policy has none.
     files: PerFamily<Option<PathBuf>>,
     /// The members of sets, as far as they are known.
     members: BTreeMap<String, IntervalSet>,
     sets: SetsOf,
-    /// The live rules as they were printed.
+    /// The live rules as iptables-save printed them.
     dumps: PerFamily<Option<LiveRuleset>>,
-    /// What is wrong with rules that cannot be read.
+    /// The findings about rules that cannot be parsed. They are printed only if the family is compared.
     unread: PerFamily<Option<(SourceMap, Sink)>>,
-    /// The policy that they are made from.
+    /// The policy that the rules were compiled from.
     pub policy: Option<FromPolicy>,
     /// `true` if the rules include those of other programs; see [`DiffSide::put_into`].
     has_others: bool,
 }
 
-/// What is known of rules that are made from a policy.
+/// The policy that rules were compiled from, to name its rules in the output.
 pub struct FromPolicy {
     pub plan: Plan,
     rendered: Rendered,
@@ -53,7 +53,7 @@ pub struct FromPolicy {
 
 /// The sets of a side.
 enum SetsOf {
-    /// It has no say in them.
+    /// It does not define sets: a single rules file.
     Nothing,
     /// Those in the kernel.
     Live,
@@ -61,20 +61,20 @@ enum SetsOf {
     Written(Ipsets),
 }
 
-/// What decides packets, for people.
+/// A rule or chain policy that decides packets, for the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
     /// The rule as `iptables-save` prints it, or the policy of a base chain.
     pub text: String,
-    /// The file that says it, or the side.
+    /// The file that has it, or the name of the side.
     pub file: String,
-    /// The line in it, from 1.
+    /// The line in that file, from 1.
     pub line: Option<usize>,
-    /// The rule of the policy that it comes from: its name, or its words.
+    /// The name or text of the policy's rule that it comes from.
     pub name: Option<String>,
 }
 
-/// Reads operands.
+/// Reads the operands of the command line.
 pub struct OperandReader<'a> {
     pub host: Result<&'a Real, &'a Error>,
     pub compile: &'a CompileArgs,
@@ -83,7 +83,7 @@ pub struct OperandReader<'a> {
 }
 
 impl OperandReader<'_> {
-    /// Reads an operand; the other one says what is meant by a revision without a path.
+    /// Reads an operand. A revision without a path means the path of the other operand.
     pub fn read(&self, operand: &Operand, other: &Operand) -> Result<DiffSide, Stop> {
         let mut side = match operand {
             Operand::Live => self.live()?,
@@ -126,7 +126,8 @@ impl OperandReader<'_> {
             .map(Path::to_owned)
             .or(of_other)
             .unwrap_or_else(|| policy_path(None));
-        // The repository is the one that the file is in; what is named together with the revision is in this one.
+        // A path in `git:REVISION:PATH` is relative to the repository here, as git has it. A path of the other operand may be in
+        // another repository: that of its folder.
         let folder = match is_named && !path.is_absolute() {
             true => Some(here),
             false => path.ancestors().skip(1).find(|folder| folder.is_dir()),
@@ -167,7 +168,7 @@ impl OperandReader<'_> {
                 }
                 self.folder(folder, |name| shown.join(name))?
             }
-            // How it was is a fact: nothing of it is held against anything, and no lint can deny it.
+            // An old policy cannot be corrected any more, so it is not verified, and no lint can stop the comparison.
             GitEntryKind::File if is_policy => {
                 let lenient = CompileArgs {
                     no_verify: true,
@@ -213,7 +214,7 @@ impl OperandReader<'_> {
         Ok(side)
     }
 
-    /// Reads rules; what is wrong with them is shown in its place.
+    /// Parses rules. Errors are kept, and reported by [`DiffSide::check_parsed`].
     fn texts(
         &self,
         texts: &PerFamily<Option<String>>,
@@ -235,7 +236,7 @@ impl OperandReader<'_> {
         Ok(side)
     }
 
-    /// What the kernel holds.
+    /// Reads the live rules and the sets that they name.
     fn live(&self) -> Result<DiffSide, Stop> {
         if !geteuid().is_root() {
             let text = "reading the live rules needs root\nrun it with sudo: `sudo fwc diff ...`, or compare with another ruleset: `fwc diff FROM TO`";
@@ -267,6 +268,7 @@ impl OperandReader<'_> {
         }
         let listed = host.list_sets()?;
         for name in names {
+            // Only these types hold plain addresses, which is all that the analysis understands.
             let plain = |kind: &str| matches!(kind, "hash:net" | "hash:ip");
             if listed.get(&name).is_some_and(|set| plain(&set.header.kind))
                 && let Some(members) = host.save_set(&name)?.addresses()
@@ -295,7 +297,7 @@ impl DiffSide {
     }
 
     /// Merges a policy's rules into the live ones as `apply` would: rules of other programs that `[ownership]` preserves keep
-    /// their place. They have no line.
+    /// their position. They get line 0, which [`describe`](Self::describe) shows as `live`.
     pub fn put_into(&mut self, live: &Self) -> Result<(), Stop> {
         let Some(policy) = &self.policy else {
             return Ok(());
@@ -330,10 +332,11 @@ impl DiffSide {
         Ok(())
     }
 
+    /// Parses the sets of a policy or folder.
     fn written(&mut self, text: Option<&str>, file: &Path) -> Result<(), Stop> {
         let sets = Ipsets::parse(text.unwrap_or_default())
             .map_err(|error| Stop::Because(format!("the sets of `{}`: {error}", file.display())))?;
-        // What others fill may be anything.
+        // Other programs add members to dynamic sets, so their members are unknown.
         let known = sets.0.iter().filter(|(_, set)| !set.is_dynamic());
         let members = known.filter_map(|(name, set)| Some((name.clone(), set.addresses()?)));
         self.members = members.collect();
@@ -341,7 +344,7 @@ impl DiffSide {
         Ok(())
     }
 
-    /// The rules of a family, to compare packets.
+    /// Returns the rules of a family, to compare packets.
     pub fn rules(&self, family: Family) -> Option<ComparedRules<'_>> {
         Some(ComparedRules {
             ruleset: self.rules[family].as_ref()?,
@@ -368,8 +371,8 @@ impl DiffSide {
         Ok(())
     }
 
-    /// Families that the other side lacks are named and left out.
-    pub fn drop_what_only_it_has(&mut self, other: &Self, output: &Output) {
+    /// Drops families that the other side does not have, and prints which.
+    pub fn drop_unmatched_families(&mut self, other: &Self, output: &Output) {
         for family in Family::ALL {
             if self.has(family) && !other.has(family) {
                 output.message(&format!("{family}: only in {}, not compared", self.name));
@@ -378,8 +381,8 @@ impl DiffSide {
         }
     }
 
-    /// Says what is wrong with rules that cannot be read.
-    pub fn must_be_read(&self, output: &Output) -> Result<(), Stop> {
+    /// Prints the findings about rules that cannot be parsed, and returns an error if there are any.
+    pub fn check_parsed(&self, output: &Output) -> Result<(), Stop> {
         let unread: Vec<_> = self
             .unread
             .iter()
@@ -394,7 +397,7 @@ impl DiffSide {
         }
     }
 
-    /// A policy has no say in the table `security`.
+    /// Drops the table `security`, which no policy can write.
     pub fn drop_security(&mut self) {
         for family in Family::ALL {
             if let Some(rules) = &mut self.rules[family] {
@@ -405,7 +408,7 @@ impl DiffSide {
         }
     }
 
-    /// Says what decides or translates packets.
+    /// Describes the rule or chain policy that decides or translates packets.
     pub fn describe(&self, family: Family, responsible: Responsible) -> Described {
         let (name, base) = responsible.place;
         let file = match &self.files[family] {
@@ -441,7 +444,7 @@ impl DiffSide {
         let chain = table.and_then(|table| table.chains.get(id.chain));
         let found = chain.and_then(|chain| Some((&chain.name, chain.rules.get(id.rule)?)));
         let Some((chain, rule)) = found else {
-            return plain(String::new()); // nobody is asked about a rule that is not there
+            return plain(String::new()); // cannot happen: the rule comes from this ruleset
         };
         let described = plain(format!("-A {chain} {}", rule.to_text(family)));
         match (usize::try_from(rule.line), &self.policy) {
@@ -460,7 +463,7 @@ impl DiffSide {
 }
 
 impl FromPolicy {
-    /// Adds the rule of the policy that a line comes from, if it comes from one.
+    /// Adds the name and position of the policy's rule that a line comes from, if there is one.
     fn describe(&self, family: Family, line: usize, described: Described) -> Described {
         let origin = self.rendered.rules[family].origin(line);
         let Some((label, span)) = origin.and_then(|origin| origin.written(&self.plan)) else {
@@ -482,7 +485,7 @@ fn keep_lines(all: &mut Ruleset, file: &Ruleset) {
         for chain in &mut table.chains {
             let written = file.table(table.name);
             let written = written.and_then(|table| table.chain(&chain.name));
-            // Rules of other programs in a base chain are mostly in front, so the search begins at the end.
+            // Rules of other programs in a base chain are mostly at the front, so the search begins at the end.
             let mut written = written.map_or(&[][..], |chain| &chain.rules).iter().rev();
             let mut next = written.next();
             for rule in chain.rules.iter_mut().rev() {
@@ -498,8 +501,7 @@ fn keep_lines(all: &mut Ruleset, file: &Ruleset) {
     }
 }
 
-/// Returns the texts of both sides' sets, those of the other family left out where one was asked for; `None` where a side
-/// has no say in sets.
+/// Returns the sets of both sides as text, only those of `asked` if a family is given; `None` if a side does not define sets.
 pub fn compare_sets(
     from: &DiffSide,
     to: &DiffSide,
@@ -524,7 +526,7 @@ pub fn compare_sets(
         SetsOf::Written(sets) => Some(sets.clone()),
         SetsOf::Nothing | SetsOf::Live => None,
     };
-    // Two live sides are one.
+    // If neither side is written, both are live, and there is one live state only.
     Ok(match (sets_of(from), sets_of(to)) {
         (None, None) => None,
         (of_from, of_to) => {
@@ -535,13 +537,13 @@ pub fn compare_sets(
     })
 }
 
-/// The live sets that `apply` would look at, if it were to make `wanted`.
+/// Returns the live sets that `apply` would compare with `wanted`.
 fn live_sets(live: &DiffSide, wanted: &Ipsets, host: &Real) -> Result<Ipsets, Stop> {
     let listed = match host.list_sets() {
         Err(_) if wanted.0.is_empty() => return Ok(Ipsets::default()),
         listed => listed?,
     };
-    // What is used by others than the rules stays.
+    // `apply` keeps a set with more references than these rules account for: something else uses it.
     let names = || {
         let dumps = live.dumps.iter().filter_map(|(_, dump)| dump.as_ref());
         let chains = dumps.flat_map(LiveRuleset::all_chains);

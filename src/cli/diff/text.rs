@@ -1,4 +1,4 @@
-//! A difference for people: in a terminal, and as Markdown.
+//! Prints a difference for people: for a terminal, and as Markdown.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,10 +16,10 @@ use crate::diff::{ChangeKind, Ending, PacketFate, SideName};
 use crate::iptables::{NatKind, TableName};
 use crate::net::Family;
 
-/// More rules than this are counted.
+/// The maximum number of rules to list; more are only counted.
 const MOST_RULES: usize = 4;
 
-/// What becomes of packets, in a word or two.
+/// Describes what happens to packets in a word or two.
 pub fn fate(fate: &PacketFate) -> String {
     match fate {
         PacketFate::Verdict(verdict) => verdict_words(verdict),
@@ -40,7 +40,7 @@ fn verdict_words(verdict: &Verdict) -> String {
     }
 }
 
-/// `to 10.0.0.5:80, accept, from 203.0.113.1`: where packets go, what becomes of them, and as whose.
+/// Describes a translation and a verdict: `to 10.0.0.5:80, accept, from 203.0.113.1`.
 fn ending_words(ending: &Ending) -> String {
     let mut words = Vec::new();
     match &ending.destination {
@@ -60,7 +60,8 @@ fn ending_words(ending: &Ending) -> String {
     words.join(", ")
 }
 
-/// `to 10.0.0.5:80`, `from this host`
+/// Describes the new address of a translation: `to 10.0.0.5:80`, `from this host`. One with options, such as `--random`, is
+/// returned as iptables-save prints it.
 fn new_end(side: &str, translation: &Translation) -> String {
     let nat = translation.nat();
     if nat.random || nat.random_fully || nat.persistent || nat.base_port.is_some() {
@@ -96,7 +97,7 @@ fn new_end(side: &str, translation: &Translation) -> String {
     }
 }
 
-/// The text for a terminal.
+/// Returns the text for a terminal.
 pub fn text(difference: &Difference<'_>, shown: Shown, style: Style) -> String {
     let mut out = String::new();
     if shown.packets {
@@ -147,7 +148,7 @@ fn colour_of(kind: ChangeKind) -> Colour {
     colour.on_default().bold()
 }
 
-/// `opened in INPUT: drop -> accept`
+/// Returns the heading of a group in two parts: `opened`, ` in INPUT: drop -> accept`.
 fn heading(group: &FamilyGroup<'_>) -> (String, String) {
     let table = match group.place.0 {
         TableName::Filter => String::new(),
@@ -163,7 +164,7 @@ fn heading(group: &FamilyGroup<'_>) -> (String, String) {
     let possible = match (group.possible, group.only_where) {
         (true, _) => String::new(),
         (false, Some(setting)) => format!(" (only where {})", setting.as_str()),
-        (false, None) => " (of packets that no kernel shows)".to_owned(),
+        (false, None) => " (only packets that cannot occur)".to_owned(),
     };
     let place = format!(" in {table}{}: {change}{possible}", group.place.1.as_str());
     (kind_words(group.kind), harmless(&place))
@@ -219,7 +220,7 @@ fn write_group(out: &mut String, group: &FamilyGroup<'_>, compared: &[Family], s
             families(&line.families, compared),
             harmless(&line.words.to_string())
         );
-        // Lines with the same rules share them.
+        // Lines with the same rules share them: print the rules once, below the last of these lines.
         let next = group.lines.get(at + 1);
         if next.is_some_and(|next| (&next.before, &next.after) == (&line.before, &line.after)) {
             continue;
@@ -246,17 +247,17 @@ fn rule_lines(rules: &[Described]) -> Vec<String> {
     };
     let line = |rule: &Described| {
         let line = rule.line.map_or(String::new(), |line| format!(":{line}"));
-        let said = rule.name.as_ref().unwrap_or(&rule.text);
-        harmless(&format!("{}{line}: {said}", rule.file))
+        let text = rule.name.as_ref().unwrap_or(&rule.text);
+        harmless(&format!("{}{line}: {text}", rule.file))
     };
     let mut lines: Vec<String> = rules[..shown].iter().map(line).collect();
     if shown < rules.len() {
-        lines.push(format!("and {} rules more", rules.len() - shown));
+        lines.push(format!("and {} more rules", rules.len() - shown));
     }
     lines
 }
 
-/// What of rules and packets changed, in one line.
+/// Returns the number of rules, sets and kinds of packets that changed, in one line.
 fn summary(difference: &Difference<'_>, groups: &[FamilyGroup<'_>]) -> String {
     let counts = difference
         .rules
@@ -349,7 +350,7 @@ fn write_rules(out: &mut String, difference: &Difference<'_>, style: Style) {
     }
 }
 
-/// Text as it is, in Markdown.
+/// Quotes text as code in Markdown.
 fn code(text: &str) -> String {
     match text.contains('`') {
         true => format!("`` {text} ``"),
@@ -357,7 +358,7 @@ fn code(text: &str) -> String {
     }
 }
 
-/// The difference where Markdown is shown: in a comment on a change, say.
+/// Returns the difference as Markdown, for example for a comment on a pull request.
 pub fn markdown(difference: &Difference<'_>, shown: Shown) -> String {
     let mut out = String::new();
     let _ = writeln!(

@@ -1,4 +1,4 @@
-//! An explanation for programs: `fwc.explain/1`.
+//! The JSON document of `fwc explain`: `fwc.explain/1`.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::verify;
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ExplainDocument {
-    /// What is explained: a policy's file, a rules file, or `live`.
+    /// The rules that are explained: a policy file, a rules file or folder, or `live`.
     of: String,
     /// Whether the analysis gave up on some packets, so that the answer leaves them out.
     partial: bool,
@@ -34,7 +34,7 @@ impl Document for ExplainDocument {
 struct ExplainedBox {
     #[serde(flatten)]
     packets: JsonBox,
-    /// `accept`, `drop`, `reject`, `others` where rules of other programs decide, or another target's text.
+    /// `accept`, `drop`, `reject`, `others` if rules of other programs decide, or the text of another target.
     verdict: String,
     /// The rule that decides.
     rule: Option<JsonRule>,
@@ -50,15 +50,15 @@ struct JsonPart {
     family: &'static str,
     /// The hook of netfilter at which the packets are filtered.
     hook: String,
-    /// `accept`, `drop`, `reject`, `others` where rules of other programs decide, or another target's text.
+    /// `accept`, `drop`, `reject`, `others` if rules of other programs decide, or the text of another target.
     verdict: String,
-    /// What becomes of the destination, where it is translated.
+    /// The translation of the destination, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     new_destination: Option<String>,
-    /// What becomes of the source, where it is translated.
+    /// The translation of the source, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     new_source: Option<String>,
-    /// The setting of the host under which the kernel shows such packets.
+    /// The host setting without which such packets cannot occur.
     #[serde(skip_serializing_if = "Option::is_none")]
     only_where: Option<&'static str>,
     /// Whether the question named no state and no such packet is new.
@@ -75,11 +75,11 @@ struct JsonPart {
     way: Option<JsonTrace>,
 }
 
-/// A rule, or the policy of a base chain, with its place in the policy's file where it has one.
+/// A rule, or the policy of a base chain, with its position in the policy file if it has one.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct JsonRule {
-    /// Its table, where that does not stand above.
+    /// Its table, unless the object around it names the table.
     #[serde(skip_serializing_if = "Option::is_none")]
     table: Option<&'static str>,
     /// Its chain.
@@ -90,7 +90,7 @@ struct JsonRule {
     /// The rule as iptables-save prints it, without `-A CHAIN`.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
-    /// The chain's policy, where no rule decides.
+    /// The chain's policy, if no rule decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<&'static str>,
     /// The name of the policy's rule.
@@ -110,10 +110,10 @@ struct JsonRule {
 struct JsonTrace {
     /// The packet as it arrives.
     packet: JsonPacket,
-    /// The conditions that the packet does not answer, and what was taken for them.
+    /// The conditions that do not depend on the packet alone, and the value that this path assumes for each.
     #[serde(rename = "where")]
     conditions: Vec<JsonCondition>,
-    /// The tables that the packet passes, in the kernel's order.
+    /// The tables that the packet passes, in the order of the kernel.
     tables: Vec<JsonVisit>,
 }
 
@@ -127,10 +127,10 @@ struct JsonVisit {
     chain: &'static str,
     /// The rules that match, in order; the last one decides unless `policy` is there.
     rules: Vec<JsonRule>,
-    /// The policy of the base chain, where no rule decides.
+    /// The policy of the base chain, if no rule decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<JsonRule>,
-    /// The packet behind the table, where the table changed it.
+    /// The packet after the table, if the table changed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     became: Option<JsonPacket>,
 }
@@ -146,14 +146,14 @@ impl ExplainDocument {
         }
     }
 
-    /// Adds the answer of a family; where that fails, nothing is added.
+    /// Adds the answer of a family. On an error, nothing is added: the caller tries a rough answer next.
     pub(super) fn add(&mut self, explained: &Explained<'_>) -> Result<(), TextError> {
         let (mut boxes, mut parts) = (Vec::new(), Vec::new());
         for answer in &explained.answers {
             for part in &answer.parts {
                 let number = self.parts.len() + parts.len();
-                let (said, part) = explained.part(answer, part, number)?;
-                boxes.extend(said);
+                let (own, part) = explained.part(answer, part, number)?;
+                boxes.extend(own);
                 parts.push(part);
             }
         }
@@ -165,7 +165,7 @@ impl ExplainDocument {
 }
 
 impl Explained<'_> {
-    /// The boxes of a part, each with its verdict, and the part itself.
+    /// Returns the boxes of a part, each with its verdict, and the part itself.
     fn part(
         &self,
         answer: &HookAnswer,
@@ -173,8 +173,8 @@ impl Explained<'_> {
         number: usize,
     ) -> Result<(Vec<ExplainedBox>, JsonPart), TextError> {
         let family = self.space.family();
-        let said = self.boxes(answer.hook, part.packets, answer.possible)?;
-        let boxes = said.shown.iter().map(|shown| {
+        let found = self.boxes(answer.hook, part.packets, answer.possible)?;
+        let boxes = found.shown.iter().map(|shown| {
             let value = shown.example.value();
             let mut rules = part.rules.iter();
             let decides = rules.find(|rule| self.space.contains(rule.packets, &value));
@@ -194,10 +194,10 @@ impl Explained<'_> {
             only_where: answer.only_where.map(|setting| setting.as_str()),
             state_is_free: answer.never_new,
             depends_on_choice: part.is_choice,
-            more_boxes: said.more,
-            uncounted: said.uncounted,
+            more_boxes: found.more,
+            uncounted: found.uncounted,
             rules: part.rules.iter().map(|rule| self.rule_json(rule)).collect(),
-            way: part.story.as_ref().ok().map(trace),
+            way: part.story.as_ref().ok().map(trace_json),
         };
         Ok((boxes.collect(), one))
     }
@@ -223,17 +223,17 @@ fn exchanged(end: &Exchanged) -> Option<String> {
     }
 }
 
-fn trace(story: &Trace) -> JsonTrace {
-    let conditions = story.conditions.iter();
+fn trace_json(trace: &Trace) -> JsonTrace {
+    let conditions = trace.conditions.iter();
     JsonTrace {
-        packet: JsonPacket::of(&story.packet, story.besides.clone()),
+        packet: JsonPacket::of(&trace.packet, trace.besides.clone()),
         conditions: conditions
             .map(|(key, holds)| JsonCondition {
                 condition: super::in_words(key),
                 holds: *holds,
             })
             .collect(),
-        tables: story.visits.iter().map(visit).collect(),
+        tables: trace.visits.iter().map(visit).collect(),
     }
 }
 
@@ -264,7 +264,7 @@ fn by_policy(by: &ByPolicy, chain: &str) -> JsonRule {
     }
 }
 
-/// A rule of which only the place is known yet.
+/// Creates a rule that has only its chain, name and position yet.
 fn placed(chain: &str, origin: &DecisionSource) -> JsonRule {
     let (file, line) = origin.place.clone().unzip();
     JsonRule {
@@ -279,7 +279,7 @@ fn placed(chain: &str, origin: &DecisionSource) -> JsonRule {
     }
 }
 
-/// The verdict in a word, or the target that ends the path otherwise.
+/// Returns the verdict in a word, or the text of a target that is not a plain verdict.
 fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Accept => "accept".to_owned(),

@@ -10,7 +10,7 @@ use clap::Args as ClapArgs;
 
 use self::packets::{PacketArgs, PacketArgsError};
 use super::budget::BudgetArgs;
-use super::compile::{ground, policy_path};
+use super::compile::{policy_path, subject};
 use super::host::HostArgs;
 use super::rules::{self, Found, Stop};
 use super::{Exit, Format, Output};
@@ -25,26 +25,26 @@ use crate::policy::Policy;
 use crate::resolve::resolve;
 use crate::verify;
 
-/// Show what becomes of packets, and which rules decide it
+/// Show what happens to packets, and which rules decide it
 ///
-/// Follows one packet, or all packets that fit, through every table and chain in the kernel's order, translated and marked
-/// on the way. What is left out may be anything: then the packets are split by what becomes of them, the largest part
-/// first, each with the rules that decide it and the way of one of its packets.
+/// Follows one packet, or all matching packets, through every table and chain in the order of the kernel, including
+/// translations and marks. An option that you leave out may have any value. If the packets end differently, they are split
+/// by their end, the largest part first, each with the rules that decide it and the path of one of its packets.
 ///
-/// Source, destination and service are those of a packet as it arrives. Without --from and --to a packet is to this host;
-/// with --in and --out it passes through; with --out alone it comes from this host.
+/// Source, destination and service are those of the packet as it arrives. Without --from and --to the packet goes to this
+/// host; with --in and --out it is forwarded; with --out alone it comes from this host.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The policy's file [default: ./fwc.toml, else /etc/fwc/fwc.toml]
+    /// The policy file [default: ./fwc.toml, else /etc/fwc/fwc.toml]
     #[arg(value_name = "POLICY", conflicts_with_all = ["rules", "live"])]
     policy: Option<PathBuf>,
     /// Explain a rules file, or a folder with rules.v4 and rules.v6, instead of a policy
     #[arg(long, value_name = "FILE", conflicts_with = "live")]
     rules: Option<PathBuf>,
-    /// Explain the rules of the running firewall
+    /// Explain the live rules of this network namespace
     #[arg(long)]
     live: bool,
-    /// A folder of templates that take the place of the built-in ones of the same name
+    /// A folder of templates that replace the built-in ones of the same name
     #[arg(long, value_name = "DIR", conflicts_with_all = ["rules", "live"])]
     templates: Option<PathBuf>,
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub struct Args {
     budget: BudgetArgs,
     #[command(flatten)]
     host: HostArgs,
-    /// The form of the result: text or json
+    /// The format of the result: text or json
     #[arg(
         long,
         value_parser = Format::parser([Format::Text, Format::Json]),
@@ -68,47 +68,47 @@ pub struct Args {
 pub fn run(args: &Args, output: &Output) -> Exit {
     match args.explain(output) {
         Ok(exit) => exit,
-        Err(stop) => stop.say(output),
+        Err(stop) => stop.report(output),
     }
 }
 
 impl Args {
     fn explain(&self, output: &Output) -> Result<Exit, Stop> {
         if (self.live || self.rules.is_some()) && self.packets.names_zones() {
-            let text = "zones are names of a policy, and these rules have none: name devices, --in eth0 --out eth1, or say --hook";
+            let text = "rules without a policy have no zones: use --in and --out with devices, for example `--in eth0 --out eth1`, or --hook";
             return Err(Stop::WrongUsage(text.to_owned()));
         }
-        let (ground, name) = self.ground(output)?;
-        let question = match self.packets.question(&ground.policy, &ground.plan) {
+        let (subject, name) = self.subject(output)?;
+        let question = match self.packets.question(&subject.policy, &subject.plan) {
             Ok(question) => question,
             Err(PacketArgsError::Usage(text)) => return Err(Stop::WrongUsage(text)),
             Err(PacketArgsError::Words(sources, sink)) => {
                 output.diagnostics(&sink, &sources);
                 if self.live || self.rules.is_some() {
-                    output.message("without a policy only the services of the catalog have names");
+                    output.message("without a policy, only the built-in services have names");
                 }
                 return Ok(Exit::Usage);
             }
         };
         let families = Family::ALL.into_iter();
         let families: Vec<Family> = families
-            .filter(|family| question.has_family(*family) && ground.rules[*family].is_some())
+            .filter(|family| question.has_family(*family) && subject.rules[*family].is_some())
             .collect();
         if families.is_empty() {
             let text = format!("`{name}` has no rules of that family");
             return Err(Stop::WrongUsage(text));
         }
-        // A second space for each, in case the first one does not hold the exact answer.
+        // Two spaces for each family: if the exact answer exceeds the budget of the first, the rough answer needs an empty one.
         let spaces: Vec<[Space; 2]> = families
             .iter()
-            .map(|family| [(); 2].map(|()| ground.space(*family).within(self.budget.budget)))
+            .map(|family| [(); 2].map(|()| subject.space(*family).within(self.budget.budget)))
             .collect();
         let mut document = json::ExplainDocument::new(&name);
         let mut shown = Vec::new();
         for [exactly, roughly] in &spaces {
-            // An answer may be found, and be too large to be put into words.
+            // Printing is part of the attempt: rendering an exact answer may exceed the budget, too.
             let mut print = |space, answering, is_partial| {
-                let one = Explained::new(&ground, &question, space, answering, is_partial)?;
+                let one = Explained::new(&subject, &question, space, answering, is_partial)?;
                 let Some(one) = one.filter(Explained::has_packets) else {
                     return Ok(None);
                 };
@@ -144,7 +144,8 @@ impl Args {
         Ok(Exit::Fine)
     }
 
-    fn ground(&self, output: &Output) -> Result<(Subject, String), Stop> {
+    /// Reads the rules to explain, and returns them with their name.
+    fn subject(&self, output: &Output) -> Result<(Subject, String), Stop> {
         let found = match &self.rules {
             Some(path) => {
                 let family = self.packets.family();
@@ -159,12 +160,12 @@ impl Args {
             ),
             None => {
                 let path = policy_path(self.policy.as_deref());
-                let ground = ground(&path, self.templates.as_deref(), output);
-                return Ok((ground.ok_or(Stop::Reported)?, path.display().to_string()));
+                let subject = subject(&path, self.templates.as_deref(), output);
+                return Ok((subject.ok_or(Stop::Reported)?, path.display().to_string()));
             }
         };
         let (Found { rules, members }, name) = found;
-        // A policy that says nothing is sound.
+        // An empty policy always resolves.
         let plan = resolve(&Policy::default(), &mut Sink::new()).ok_or(Stop::Reported)?;
         Ok((Subject::of_rules(plan, rules, &members), name))
     }
@@ -174,43 +175,43 @@ impl Args {
 pub const PARTIAL: &str = "partial answer: these rules combine too many conditions that a packet alone does not decide, such as `string` or \
     `u32`; each rule's conditions are treated as independent of the others', so a part may include packets that cannot occur";
 
-/// The message for answers about forwarded packets of which the kernel may forward fewer.
-pub const HOPS_END: &str = "a rule of PREROUTING lowers the hop limit; the kernel does not forward packets that it leaves with 1 or 0, whatever is said here";
+/// The message for answers about forwarded packets, if the kernel may drop some of them on its own.
+pub const HOPS_END: &str = "a rule of PREROUTING lowers the hop limit; the kernel does not forward packets that then have 1 or 0, even if this answer accepts them";
 
 /// How a question is answered: [`explain`] or [`explain_roughly`].
 type Answering = fn(&Subject, &Space, &Question) -> Result<Vec<HookAnswer>, TextError>;
 
-/// What becomes of the packets of a family, and the words for it.
+/// The answer for the packets of a family, and what is needed to render it.
 struct Explained<'a> {
-    ground: &'a Subject,
+    subject: &'a Subject,
     rules: &'a FamilyRules,
     space: &'a Space,
     words: Vocabulary<'a>,
     answers: Vec<HookAnswer>,
-    /// Parts may have packets that do not exist: see [`PARTIAL`].
+    /// `true` if parts may include packets that cannot occur: see [`PARTIAL`].
     partial: bool,
 }
 
 impl<'a> Explained<'a> {
-    /// `None` where there are no rules of the family.
+    /// Answers a question; `None` if there are no rules of the family.
     fn new(
-        ground: &'a Subject,
+        subject: &'a Subject,
         question: &Question,
         space: &'a Space,
         answering: Answering,
         partial: bool,
     ) -> Result<Option<Self>, TextError> {
-        let Some(rules) = &ground.rules[space.family()] else {
+        let Some(rules) = &subject.rules[space.family()] else {
             return Ok(None);
         };
-        let mut words = verify::vocabulary(space, &ground.plan)?;
-        let answers = answering(ground, space, question)?;
+        let mut words = verify::vocabulary(space, &subject.plan)?;
+        let answers = answering(subject, space, question)?;
         for key in (0..).map_while(|number| space.opaque_key(number)) {
-            let said = in_words(&key);
-            words.condition(key, said);
+            let text = in_words(&key);
+            words.condition(key, text);
         }
         Ok(Some(Self {
-            ground,
+            subject,
             rules,
             space,
             words,
@@ -219,10 +220,10 @@ impl<'a> Explained<'a> {
         }))
     }
 
-    /// Packets in words; only those `among` others are spoken of.
+    /// Describes packets. The words only have to tell them apart from the other packets of `among`, which keeps them short.
     fn boxes(&self, hook: Hook, packets: Set, among: Set) -> Result<Boxes, TextError> {
         let limits = match self.partial {
-            // Most of what is left out of a partial answer would be combinations of conditions.
+            // A partial answer has many boxes that differ only in combinations of conditions; four show the pattern.
             true => Limits {
                 shown: 4,
                 counted: 4,
@@ -233,7 +234,7 @@ impl<'a> Explained<'a> {
         Ok(boxes?)
     }
 
-    /// Whether there is any packet that was asked about.
+    /// Returns `true` if the question matches any packet.
     fn has_packets(&self) -> bool {
         let mut answers = self.answers.iter();
         answers.any(|answer| answer.asked != self.space.none())
@@ -243,17 +244,18 @@ impl<'a> Explained<'a> {
         let (table, _) = decider.place;
         let matched = decider
             .rule
-            .and_then(|id| self.ground.matched(self.rules, table, id));
-        matched.ok_or_else(|| self.ground.by_policy(self.rules, decider.place))
+            .and_then(|id| self.subject.matched(self.rules, table, id));
+        matched.ok_or_else(|| self.subject.by_policy(self.rules, decider.place))
     }
 }
 
-/// A condition that a packet does not answer, from what the analysis calls it: in the policy's words, or as the rule has it.
+/// Renders the analysis' key of a condition that does not depend on the packet alone: in the policy's words, or as the rule
+/// prints it.
 fn in_words(key: &str) -> String {
-    let said = verify::condition_words(key);
+    let words = verify::condition_words(key);
     match key.split_once(" of -") {
-        // What it belongs to.
-        Some((condition, _)) if said == key => condition.to_owned(),
-        _ => said,
+        // The rest is the rule that the condition belongs to, which keeps equal conditions of several rules apart.
+        Some((condition, _)) if words == key => condition.to_owned(),
+        _ => words,
     }
 }

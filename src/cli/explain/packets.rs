@@ -1,4 +1,4 @@
-//! The packets of a question, as options.
+//! The options that describe packets, and the question that they make.
 
 use std::collections::BTreeSet;
 
@@ -15,32 +15,32 @@ use crate::policy::{self, Policy, Scope};
 use crate::resolve::{self, Plan, ServicePart, ServicePorts};
 use crate::source::{Located, SourceMap, Span};
 
-/// Which packets. What is left out may be anything.
+/// The packets to explain. An option that is left out may have any value.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Packets")]
 pub struct PacketArgs {
-    /// Where they come from: zones and interfaces of the policy, `any`, `host`
+    /// The origin: zones and interfaces of the policy, `any`, or `host`
     #[arg(long, value_name = "ZONE", value_delimiter = ',')]
     from: Vec<String>,
-    /// Where they end up: zones and interfaces of the policy, `any`, `host`
+    /// The final destination: zones and interfaces of the policy, `any`, or `host`
     #[arg(long, value_name = "ZONE", value_delimiter = ',')]
     to: Vec<String>,
-    /// The device that they come in by, such as eth0 or wg+
+    /// The device on which they arrive, such as eth0 or wg+
     #[arg(long = "in", value_name = "DEVICE", value_parser = device)]
     in_device: Option<InterfacePattern>,
-    /// The device that they leave by
+    /// The device on which they leave
     #[arg(long = "out", value_name = "DEVICE", value_parser = device)]
     out_device: Option<InterfacePattern>,
-    /// Where in the kernel: input, forward or output [default: what from, to and the devices say]
+    /// The hook: input, forward or output [default: from the zones and devices]
     #[arg(long, value_enum, ignore_case = true, hide_possible_values = true)]
     hook: Option<HookArg>,
-    /// ipv4 or ipv6 [default: both, as far as the addresses are]
+    /// ipv4 or ipv6 [default: those of the addresses, else both]
     #[arg(long, value_enum, hide_possible_values = true)]
     family: Option<FamilyArg>,
-    /// Source addresses: literals or names of the policy; `!` in front negates
+    /// Source addresses, literal or names of the policy; a leading `!` negates
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     source: Vec<String>,
-    /// Destination addresses of the packets as they arrive; `host` is any address of this host
+    /// Destination addresses before any translation; `host` is any address of this host
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     destination: Vec<String>,
     /// Services by name, or ports such as 8443/tcp
@@ -63,13 +63,13 @@ pub struct PacketArgs {
     /// An ICMP type by name or number, or TYPE/CODE
     #[arg(long, value_name = "TYPE")]
     icmp_type: Option<String>,
-    /// TCP flags that are set, `/`, and those looked at: syn/syn,ack
+    /// TCP flags as SET/EXAMINED: syn/syn,ack
     #[arg(long, value_name = "FLAGS", value_parser = tcp_flags)]
     tcp_flags: Option<TcpFlagsMatch>,
-    /// Connection states: new, established, related, invalid, untracked, any [default: new, where there are new ones]
+    /// Connection states: new, established, related, invalid, untracked, any [default: new, if such packets can be new]
     #[arg(long, value_delimiter = ',', value_parser = state)]
     state: Vec<StateArg>,
-    /// The packet mark that they arrive with: VALUE or VALUE/MASK
+    /// The packet mark on arrival: VALUE or VALUE/MASK
     #[arg(long, value_parser = mark)]
     mark: Option<MarkMatch>,
     /// The source MAC address
@@ -77,7 +77,7 @@ pub struct PacketArgs {
     mac: Option<MacAddress>,
 }
 
-/// A hook by name.
+/// A value of `--hook`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum HookArg {
     /// To this host
@@ -88,37 +88,37 @@ enum HookArg {
     Output,
 }
 
-/// One value of `--state`.
+/// A value of `--state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StateArg {
     Any,
     One(State),
 }
 
-/// The parts of a service, and the family where they are of one only.
+/// The parts of a service, and their family if they belong to one family only.
 type Parts = (Option<Scope>, Vec<ServicePart>);
 
-/// Why there is no question.
+/// Why the options make no question.
 #[derive(Debug)]
 pub enum PacketArgsError {
-    /// In a line, with what to do.
+    /// The options contradict each other: a message with what to do.
     Usage(String),
-    /// Words that the policy does not know, with the line that they stand in.
+    /// The policy does not define some names: the findings, with the command line as their source.
     Words(SourceMap, Sink),
 }
 
 impl PacketArgs {
-    /// Whether a zone was named.
+    /// Returns `true` if a zone was named.
     pub fn names_zones(&self) -> bool {
         !self.from.is_empty() || !self.to.is_empty()
     }
 
-    /// The family that was named.
+    /// Returns the family that was named.
     pub fn family(&self) -> Option<Family> {
         self.family.map(Family::from)
     }
 
-    /// The question, its names resolved by the policy of a plan.
+    /// Returns the question, with names resolved by the policy and its plan.
     pub fn question(&self, policy: &Policy, plan: &Plan) -> Result<Question, PacketArgsError> {
         let parts = self.parts().map_err(PacketArgsError::Usage)?;
         let mut packets = self.resolved(policy, plan)?;
@@ -147,18 +147,19 @@ impl PacketArgs {
             hooks,
             in_device: place.in_device,
             out_device: place.out_device,
-            // With a protocol it is part of the service.
+            // With a protocol, `parts` has made it a part of the service.
             source_port: self.source_port.filter(|_| self.protocol.is_none()),
             states: self.states(),
         })
     }
 
-    /// Whether any address of this host is asked for.
+    /// Returns `true` if the destination is any address of this host.
     fn is_for_this_host(&self) -> bool {
         self.destination == ["host"]
     }
 
-    /// What the names stand for.
+    /// Resolves the names by the code that resolves a policy's rule. For its findings the options are joined to a command line,
+    /// which serves as the source file.
     fn resolved(
         &self,
         policy: &Policy,
@@ -217,7 +218,7 @@ impl PacketArgs {
         states.map_or(AskedStates::Any, AskedStates::These)
     }
 
-    /// The service that protocol, ports and type say, and the family where they are of one only.
+    /// Returns the service that protocol, ports and ICMP type describe, and its family if it belongs to one only.
     fn parts(&self) -> Result<Option<Parts>, String> {
         let has_ports = self.source_port.is_some() || self.destination_port.is_some();
         let flags = self.tcp_flags.is_some();
@@ -234,7 +235,7 @@ impl PacketArgs {
             }
             if self.icmp_type.is_some() && family_of(protocol).is_none() {
                 return Err(format!(
-                    "{protocol} has no ICMP types: say --protocol icmp or --protocol icmpv6"
+                    "{protocol} has no ICMP types: use --protocol icmp or --protocol icmpv6"
                 ));
             }
         }
@@ -248,7 +249,7 @@ impl PacketArgs {
                     Family::V6 => "icmpv6",
                 };
                 return Err(format!(
-                    "that protocol is not of {asked}: say --protocol {other}"
+                    "that protocol does not belong to {asked}: use --protocol {other}"
                 ));
             }
             (asked, of_protocol) => of_protocol.or(asked),
@@ -293,14 +294,14 @@ impl PacketArgs {
                 Ok(Some((None, vec![ServicePart::Ports(ports)])))
             }
             None if has_ports && self.service.is_empty() => Err(
-                "a port is one of a protocol: add --protocol tcp or --protocol udp, or say it as a service, `--service 22/tcp`".to_owned(),
+                "a port needs a protocol: add --protocol tcp or --protocol udp, or use a service, `--service 22/tcp`".to_owned(),
             ),
             None => Ok(None),
         }
     }
 }
 
-/// The family of a protocol that is of one.
+/// Returns the family of a protocol that belongs to one only.
 fn family_of(protocol: Protocol) -> Option<Family> {
     match protocol {
         Protocol::ICMP => Some(Family::V4),
@@ -312,7 +313,7 @@ fn family_of(protocol: Protocol) -> Option<Family> {
 fn icmp_parts(text: &str, family: Option<Family>) -> Result<Vec<ServicePart>, String> {
     if family.is_none() && text.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(format!(
-            "ICMP type {text} is another one in each family: add --family ipv4 or --family ipv6"
+            "ICMP type {text} has a different meaning in each family: add --family ipv4 or --family ipv6"
         ));
     }
     let of = |of: Family| {
@@ -347,7 +348,7 @@ impl From<HookArg> for Hook {
 
 fn device(text: &str) -> Result<InterfacePattern, String> {
     InterfacePattern::parse(text).map_err(|_| {
-        "name a device, such as eth0, or with a trailing + all that begin so".to_owned()
+        "use a device name, such as eth0, or a prefix with a trailing +, such as wg+".to_owned()
     })
 }
 
@@ -355,24 +356,22 @@ fn protocol(text: &str) -> Result<Protocol, String> {
     Protocol::parse(text).ok_or_else(|| {
         let near = did_you_mean(text, Protocol::names());
         let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
-        format!("{near}write a name such as tcp, or a number from 1 to 255")
+        format!("{near}use a name such as tcp, or a number from 1 to 255")
     })
 }
 
 fn port(text: &str) -> Result<PortRange, String> {
     PortRange::parse(text).map_err(|error| match error {
         PortError::NotAPort(_) => {
-            "write a port from 1 to 65535, or a range such as 8000-8100".to_owned()
+            "use a port from 1 to 65535, or a range such as 8000-8100".to_owned()
         }
-        PortError::Reversed(range) => format!("the range ends before it begins: write {range}"),
+        PortError::Reversed(range) => format!("the range ends before it begins: use {range}"),
     })
 }
 
 fn tcp_flags(text: &str) -> Result<TcpFlagsMatch, String> {
-    TcpFlagsMatch::parse(text).map_err(|_| {
-        "write the flags that are set, `/`, and those looked at, as in syn/syn,ack,fin,rst"
-            .to_owned()
-    })
+    TcpFlagsMatch::parse(text)
+        .map_err(|_| "use SET/EXAMINED, for example syn/syn,ack,fin,rst".to_owned())
 }
 
 fn state(text: &str) -> Result<StateArg, String> {
@@ -382,17 +381,16 @@ fn state(text: &str) -> Result<StateArg, String> {
     let mut states = State::ALL.into_iter();
     let found = states.find(|state| state.keyword().eq_ignore_ascii_case(text));
     found.map(StateArg::One).ok_or_else(|| {
-        "the states are new, established, related, invalid, untracked; any is all of them"
-            .to_owned()
+        "use new, established, related, invalid, untracked, or any for all of them".to_owned()
     })
 }
 
 fn mark(text: &str) -> Result<MarkMatch, String> {
     MarkMatch::parse(text)
-        .map_err(|_| "write VALUE or VALUE/MASK in hex or decimal, as in 0x10/0xff".to_owned())
+        .map_err(|_| "use VALUE or VALUE/MASK in hex or decimal, for example 0x10/0xff".to_owned())
 }
 
 fn mac(text: &str) -> Result<MacAddress, String> {
     MacAddress::parse(text)
-        .ok_or_else(|| "write six pairs of hex digits, as in 02:00:5e:10:00:01".to_owned())
+        .ok_or_else(|| "use six pairs of hex digits, for example 02:00:5e:10:00:01".to_owned())
 }

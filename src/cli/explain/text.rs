@@ -1,4 +1,4 @@
-//! An explanation for people.
+//! Prints an explanation for people.
 
 use std::fmt::Write;
 
@@ -14,10 +14,10 @@ use crate::iptables::TableName;
 use crate::net::{Hook, Packet};
 use crate::verify::is_left_to_others;
 
-/// Rules that decide are listed up to so many a part.
+/// The maximum number of deciding rules to list for a part.
 const MOST_RULES: usize = 8;
 
-/// The whole answer of one family.
+/// Returns the whole answer of one family.
 pub fn print(explained: &Explained<'_>, style: Style) -> Result<String, TextError> {
     let mut text = Text {
         out: String::new(),
@@ -41,7 +41,7 @@ impl Text {
         }
         let family = explained.space.family();
         let mut title = format!("{family}, {}", towards(answer.hook));
-        if let Some(file) = explained.ground.file(family) {
+        if let Some(file) = explained.subject.file(family) {
             let _ = write!(title, "; numbers are lines of {}", file.display());
         }
         self.line(0, Ansi::new().bold(), &title);
@@ -52,7 +52,10 @@ impl Text {
             self.plain(1, &text);
         }
         if answer.never_new {
-            self.plain(1, "no such packet opens a connection: its state may be any");
+            self.plain(
+                1,
+                "no such packet opens a connection, so all states are shown",
+            );
         }
         for part in &answer.parts {
             self.out.push('\n');
@@ -76,36 +79,39 @@ impl Text {
                     let _ = write!(title, ", {word} another address: {translation}");
                 }
                 Exchanged::AsBefore => {
-                    let _ = write!(title, ", {word} where its connection went before");
+                    let _ = write!(
+                        title,
+                        ", {word} the address that its connection has already"
+                    );
                 }
             }
         }
         self.line(1, colour(&part.verdict).bold(), &title);
         if answer.parts.len() > 1 {
-            let said = explained.boxes(answer.hook, part.packets, answer.asked)?;
-            self.boxes(2, &said);
+            let found = explained.boxes(answer.hook, part.packets, answer.asked)?;
+            self.boxes(2, &found);
         }
         if part.is_choice {
             self.plain(
                 2,
-                "depends on where the kernel sends it: a translation leaves a choice",
+                "depends on the address or port that the kernel chooses for a translation",
             );
         }
         if answer.parts.len() > 1 || part.rules.len() > 1 {
             self.deciders(explained, part);
         }
         match &part.story {
-            Ok(story) => self.story(story),
-            Err(untold) => self.plain(2, &format!("its way cannot be told: {untold}")),
+            Ok(trace) => self.trace(trace),
+            Err(error) => self.plain(2, &format!("no example: {error}")),
         }
         Ok(())
     }
 
-    fn boxes(&mut self, depth: usize, said: &Boxes) {
-        for one in &said.shown {
+    fn boxes(&mut self, depth: usize, boxes: &Boxes) {
+        for one in &boxes.shown {
             self.plain(depth, &one.words.to_string());
         }
-        match (said.more, said.uncounted) {
+        match (boxes.more, boxes.uncounted) {
             (0, false) => {}
             (more, false) => self.plain(depth, &format!("and {more} more")),
             (more, true) => self.plain(depth, &format!("and more than {more} more")),
@@ -118,7 +124,7 @@ impl Text {
             .iter()
             .map(|decider| explained.decider(decider))
             .collect();
-        // One rule of a policy may be several lines.
+        // One rule of a policy may expand to several lines of iptables, which are all named after it.
         rows.dedup();
         let more = rows.len().saturating_sub(MOST_RULES);
         if more > 0 {
@@ -136,13 +142,13 @@ impl Text {
         }
     }
 
-    fn story(&mut self, story: &Trace) {
-        let mut example = format!("for example {}", fields(&story.packet));
-        for (name, value) in &story.besides {
+    fn trace(&mut self, trace: &Trace) {
+        let mut example = format!("for example {}", fields(&trace.packet));
+        for (name, value) in &trace.besides {
             let _ = write!(example, " {name} {value}");
         }
         self.plain(2, &example);
-        for (condition, holds) in &story.conditions {
+        for (condition, holds) in &trace.conditions {
             let not = if *holds { "" } else { "not " };
             self.plain(
                 2,
@@ -150,7 +156,7 @@ impl Text {
             );
         }
         let mut quiet: Vec<&TableVisit> = Vec::new();
-        for visit in &story.visits {
+        for visit in &trace.visits {
             if visit.is_quiet() {
                 quiet.push(visit);
                 continue;
@@ -161,15 +167,15 @@ impl Text {
         self.quiet(&mut quiet);
     }
 
-    /// Tables in which nothing happens, in one line.
+    /// Prints tables in which nothing happens in one line, and clears the list.
     fn quiet(&mut self, visits: &mut Vec<&TableVisit>) {
         let places: Vec<String> = visits.iter().map(|visit| name(visit)).collect();
-        let said = match visits.iter().all(|visit| visit.matched.is_empty()) {
+        let what = match visits.iter().all(|visit| visit.matched.is_empty()) {
             true => "no rule matches",
             false => "no rule does anything",
         };
         if !places.is_empty() {
-            let line = format!("{}: {said}", places.join(", "));
+            let line = format!("{}: {what}", places.join(", "));
             self.line(3, Ansi::new().effects(Effects::DIMMED), &line);
             visits.clear();
         }
@@ -180,7 +186,7 @@ impl Text {
         let mut before = None;
         let numbers = visit.matched.iter().map(number);
         let width = numbers.map(|number| number.len()).max().unwrap_or_default();
-        // The chains that have not been left yet: a rule stands further in than the one that leads to it.
+        // The chains that the packet has not returned from: rules of a called chain are indented below the jump to it.
         let mut chains: Vec<&str> = Vec::new();
         for matched in &visit.matched {
             match chains.iter().position(|chain| *chain == matched.chain) {
@@ -201,6 +207,7 @@ impl Text {
             }
             self.line(5, dimmed, &text);
         }
+        // Outside of the filter table the policy ACCEPT is normal and says nothing.
         let decides =
             |policy: &&ByPolicy| visit.place.0 == TableName::Filter || policy.verdict != "ACCEPT";
         if let Some(policy) = visit.policy.as_ref().filter(decides) {
@@ -208,7 +215,7 @@ impl Text {
             let name = name.map_or(String::new(), |name| format!(", {name}"));
             let place = at(&policy.origin);
             let decides = match policy.verdict {
-                ByPolicy::OTHERS => "others' rules do".to_owned(),
+                ByPolicy::OTHERS => "rules of other programs do".to_owned(),
                 verdict => format!("policy {verdict}"),
             };
             self.plain(4, &format!("no rule decides: {decides}{name}{place}"));
@@ -238,7 +245,7 @@ fn name(visit: &TableVisit) -> String {
     format!("{} {}", visit.place.0.as_str(), visit.place.1.as_str())
 }
 
-/// A rule's line in its file; where it is in none, its number in its chain.
+/// Returns a rule's line in its file, or `rule N` in its chain if it comes from no file.
 fn number(rule: &MatchedRule) -> String {
     match &rule.origin.place {
         Some((_, line)) => line.to_string(),
@@ -246,7 +253,7 @@ fn number(rule: &MatchedRule) -> String {
     }
 }
 
-/// A packet without family and hook, which the title says.
+/// Returns a packet without its family and hook, which are in the title.
 fn fields(packet: &Packet) -> String {
     let text = packet.to_string();
     let before = format!("{} {} ", packet.family, packet.hook);
@@ -269,15 +276,15 @@ fn towards(hook: Hook) -> &'static str {
     }
 }
 
-/// What becomes of a packet, in capitals as iptables has it.
+/// Returns the verdict in capitals, as iptables writes it.
 fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Accept => "ACCEPT".to_owned(),
         Verdict::Drop => "DROP".to_owned(),
         Verdict::Reject(with) => format!("REJECT with {with}"),
         Verdict::Nat(translation) => translation.to_string(),
-        left if is_left_to_others(left) => "LEFT TO OTHERS' RULES".to_owned(),
-        Verdict::Target(text) => format!("{text}: the rules tell no more"),
+        left if is_left_to_others(left) => "LEFT TO RULES OF OTHER PROGRAMS".to_owned(),
+        Verdict::Target(text) => format!("{text}: what happens next is outside of the rules"),
     }
 }
 
@@ -290,7 +297,7 @@ fn colour(verdict: &Verdict) -> Ansi {
 }
 
 impl Explained<'_> {
-    /// What decides, in a line.
+    /// Returns the rule, or the chain policy, that decides.
     fn decider(&self, decider: &Decider) -> String {
         match self.rule(decider) {
             Ok(rule) => match &rule.origin.name {
@@ -302,7 +309,7 @@ impl Explained<'_> {
                 let name = name.map_or(String::new(), |name| format!(", {name}"));
                 let (_, chain) = decider.place;
                 let who = match verdict {
-                    ByPolicy::OTHERS => format!("others' rules in {}", chain.as_str()),
+                    ByPolicy::OTHERS => format!("rules of other programs in {}", chain.as_str()),
                     _ => format!("the policy of {}", chain.as_str()),
                 };
                 format!("{who}{name}{}", at(&origin))

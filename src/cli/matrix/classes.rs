@@ -1,4 +1,4 @@
-//! The matrix of rules: address classes and edges.
+//! The matrix of a ruleset: address classes, and which of them may reach which.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,14 @@ use crate::net::{AddressRange, Family, Hook, IntervalSet, PerFamily, number_of};
 use crate::resolve::{Plan, PlannedRule};
 use crate::verify;
 
-/// So many ranges of a class are shown to people; programs get all.
+/// The maximum number of ranges of a class to print for people; JSON has all of them.
 const MOST_SHOWN: usize = 12;
 
-/// A matrix, and the masks that divide its classes.
+/// A matrix, and the non-contiguous masks that divide its classes.
 struct Divided {
     matrix: Matrix,
-    /// By class: masks with holes that some of its addresses fit and others do not. They are too many ranges to be classes.
+    /// For each class: the non-contiguous masks that some of its addresses match. A class of its own for each would be a huge number
+    /// of ranges: 10.0.0.1/255.0.0.255 alone is 65,536 addresses, none beside another.
     masks: Vec<BTreeSet<String>>,
 }
 
@@ -91,7 +92,7 @@ fn matrix(
     })
 }
 
-/// The masks that divide a class for some packets of a set.
+/// Returns the masks that divide a class for some of the packets.
 fn dividing(
     space: &Space,
     ruleset: &Ruleset,
@@ -132,9 +133,9 @@ fn dividing(
     Ok(masks)
 }
 
-/// Says where another question would tell more: a host that forwards nothing has another matrix to look at, and devices
-/// that nobody placed may have every address.
-fn hint(ruleset: &Ruleset, placed: bool, asked: &Asked<'_>) {
+/// Prints hints at options that would give a better answer: `--chain INPUT` for a host that forwards nothing, and
+/// `--interfaces` if rules name devices, which otherwise may have any address behind them.
+fn hint(ruleset: &Ruleset, devices_known: bool, asked: &Asked<'_>) {
     let filter = ruleset.table(TableName::Filter);
     let chains = filter.iter().flat_map(|filter| &filter.chains);
     let mut conditions = chains.flat_map(|chain| chain.rules.iter().flat_map(|rule| &rule.matches));
@@ -142,10 +143,10 @@ fn hint(ruleset: &Ruleset, placed: bool, asked: &Asked<'_>) {
         Match::InInterface(name) | Match::OutInterface(name) => name.value.as_str() != "lo",
         _ => false,
     };
-    if !placed && conditions.any(names_devices) {
+    if !devices_known && conditions.any(names_devices) {
         let family = ruleset.family;
         let text = format!(
-            "{family}: the rules name devices, and any address may be behind any; `--interfaces FILE` says which are"
+            "{family}: the rules name devices; without `--interfaces FILE` any address may be behind any device"
         );
         asked.output.message(&text);
     }
@@ -171,7 +172,7 @@ fn as_json(matrices: &[(Family, Divided)], partial: bool, asked: &Asked<'_>) {
     let mut masks = Vec::new();
     for (family, Divided { matrix, masks: own }) in matrices {
         masks.extend(own.iter().cloned());
-        // The classes of the second family come behind those of the first; no edge leads from one to the other.
+        // The classes of the second family follow those of the first, so its indices are shifted.
         let before = classes.len();
         classes.extend(matrix.classes.iter().map(|class| ranges(*family, class)));
         families.resize(classes.len(), family.keyword());
@@ -209,7 +210,7 @@ fn ranges(family: Family, class: &IntervalSet) -> Vec<String> {
         .collect()
 }
 
-/// A class for people: what it is not, where that is shorter.
+/// Returns the ranges of a class for people, or those that it excludes if that is shorter.
 fn shown(family: Family, class: &IntervalSet) -> Vec<String> {
     let rest = class.complement(family.last_address());
     if rest.is_empty() {
@@ -243,7 +244,7 @@ fn heading(family: Family, matrix: &Matrix, asked: &Asked<'_>) -> String {
     format!("{family}, {chain}: {}; {classes}", asked.words())
 }
 
-/// Whom a class may reach, by numbers.
+/// Returns the numbers of the classes that a class may reach.
 fn reached(matrix: &Matrix, class: usize) -> String {
     let to = matrix.edges.iter().filter(|(from, _)| *from == class);
     let to: Vec<String> = to.map(|(_, to)| to.to_string()).collect();
@@ -254,11 +255,11 @@ fn reached(matrix: &Matrix, class: usize) -> String {
     }
 }
 
-/// What an edge of a class is that masks divide.
-fn in_part(masks: &[BTreeSet<String>]) -> Option<&'static str> {
+/// Returns the explanation of edges of divided classes, if there are any.
+fn mask_note(masks: &[BTreeSet<String>]) -> Option<&'static str> {
     masks.iter().any(|masks| !masks.is_empty()).then_some(
-        "A mask divides a class into too many parts to list: what the class may reach, or who may reach it, holds for those of its \
-         addresses that the rules with the mask mean.",
+        "A mask divides a class into too many parts to list: what the class may reach, or who may reach it, holds only for those of \
+         its addresses that match the rules with the mask.",
     )
 }
 
@@ -289,7 +290,7 @@ fn text(family: Family, Divided { matrix, masks }: &Divided, asked: &Asked<'_>) 
             reached(matrix, number)
         ));
     }
-    if let Some(words) = in_part(masks) {
+    if let Some(words) = mask_note(masks) {
         text.push_str(&format!("\n  {words}\n"));
     }
     text + "\n"
@@ -310,7 +311,7 @@ fn markdown(family: Family, Divided { matrix, masks }: &Divided, asked: &Asked<'
             addresses.join(", ")
         ));
     }
-    if let Some(words) = in_part(masks) {
+    if let Some(words) = mask_note(masks) {
         text.push_str(&format!("\n{words}\n"));
     }
     text + "\n"

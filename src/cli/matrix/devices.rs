@@ -1,4 +1,4 @@
-//! Which networks are behind which device: the file of `--interfaces`.
+//! Reads the file of `--interfaces`: the networks behind each device.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::Stop;
 use crate::analysis::DevicesBehind;
 use crate::net::{AddressRange, InterfacePattern};
 
-/// Reads lines of `DEVICE = NETWORK, NETWORK`; brackets and quotes as in TOML may be there, `#` begins a comment.
+/// Reads lines of `DEVICE = NETWORK, NETWORK`. Brackets and quotes as in TOML are allowed, and `#` begins a comment.
 pub fn read(path: &Path) -> Result<DevicesBehind, Stop> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
@@ -16,7 +16,7 @@ pub fn read(path: &Path) -> Result<DevicesBehind, Stop> {
 
 fn parse(text: &str) -> Result<DevicesBehind, (usize, String)> {
     let mut networks = Vec::new();
-    // The device whose list goes on over lines.
+    // The device whose list continues on the next line.
     let mut open: Option<InterfacePattern> = None;
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -34,12 +34,12 @@ fn parse(text: &str) -> Result<DevicesBehind, (usize, String)> {
                     )
                 })?;
                 let list = list.trim();
-                let goes_on = list.starts_with('[') && !list.contains(']');
-                open = goes_on.then(|| device.clone());
+                let is_open = list.starts_with('[') && !list.contains(']');
+                open = is_open.then(|| device.clone());
                 (device, list)
             }
             _ => {
-                let message = "a line is `eth1 = 10.0.0.0/8`, with commas between networks";
+                let message = "expected a line such as `eth1 = 10.0.0.0/8, 192.0.2.0/24`";
                 return Err((number, message.to_owned()));
             }
         };
@@ -60,7 +60,7 @@ fn parse(text: &str) -> Result<DevicesBehind, (usize, String)> {
     }
     match open {
         Some(device) => {
-            let message = format!("the list of `{}` has no end", device.as_str());
+            let message = format!("the list of `{}` has no closing `]`", device.as_str());
             Err((text.lines().count(), message))
         }
         None => Ok(DevicesBehind::new(networks)),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_its_line() {
+    fn errors_have_their_line() {
         for (text, wrong) in [
             (
                 "eth0 = 10.0.0.0/8\neth 1 = 10.0.0.0/8",
@@ -99,12 +99,12 @@ mod tests {
                 "eth0",
                 (
                     1,
-                    "a line is `eth1 = 10.0.0.0/8`, with commas between networks",
+                    "expected a line such as `eth1 = 10.0.0.0/8, 192.0.2.0/24`",
                 ),
             ),
             (
                 "eth0 = [\n10.0.0.0/8\n",
-                (2, "the list of `eth0` has no end"),
+                (2, "the list of `eth0` has no closing `]`"),
             ),
         ] {
             let (line, message) = parse(text).unwrap_err();

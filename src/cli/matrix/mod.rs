@@ -29,21 +29,21 @@ use crate::source::{Located, SourceMap, Span};
 
 /// Show who can reach whom, for one service
 ///
-/// Of a policy by its zones and interfaces. Of a rules file or the running firewall by address classes: as few as there
-/// are, all addresses of a class behave alike. An edge says that some address of the first class may open the connection
-/// to some address of the second; what depends on something that fwc does not know (a rate, a set, an unknown match) may.
+/// For a policy, the matrix has its zones and interfaces. For a rules file or the live rules it has address classes: the
+/// fewest such that all addresses of a class behave alike. An edge means that some address of the first class may open the
+/// connection to some address of the second, also if that depends on a rate, a set or a match that fwc does not know.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The policy's file [default: ./fwc.toml, else /etc/fwc/fwc.toml]
+    /// The policy file [default: ./fwc.toml, else /etc/fwc/fwc.toml]
     #[arg(value_name = "POLICY", conflicts_with_all = ["rules", "live"])]
     policy: Option<PathBuf>,
-    /// A rules file as iptables-save writes it, or a folder with rules.v4 and rules.v6
+    /// Show the matrix of a rules file, or of a folder with rules.v4 and rules.v6, instead of a policy
     #[arg(long, value_name = "FILE", conflicts_with = "live")]
     rules: Option<String>,
-    /// The rules of this network namespace
+    /// Show the matrix of the live rules of this network namespace
     #[arg(long)]
     live: bool,
-    /// What is to be reached: a service by name, or ports such as 22/tcp [default: anything]
+    /// The service to reach, by name or as ports such as 22/tcp [default: any]
     #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
     service: Vec<String>,
     /// The connection state: new, established, related, invalid or untracked
@@ -54,10 +54,10 @@ pub struct Args {
         hide_possible_values = true
     )]
     state: StateArg,
-    /// The port that it comes from, or a range such as 1024-65535 [default: any]
+    /// The source port, or a range such as 1024-65535 [default: any]
     #[arg(long, value_name = "PORT", value_parser = port)]
     source_port: Option<PortRange>,
-    /// Of rules: FORWARD (who reaches whom through this host), INPUT or OUTPUT [default: FORWARD]
+    /// With --rules or --live: FORWARD (through this host), INPUT or OUTPUT [default: FORWARD]
     #[arg(
         long,
         value_name = "CHAIN",
@@ -65,10 +65,10 @@ pub struct Args {
         hide_possible_values = true
     )]
     chain: Option<ChainArg>,
-    /// Of rules: a file that says which networks are behind which device, `eth1 = 10.0.0.0/8` a line
+    /// With --rules or --live: a file with the networks behind each device, in lines such as `eth1 = 10.0.0.0/8`
     #[arg(long, value_name = "FILE")]
     interfaces: Option<PathBuf>,
-    /// ipv4 or ipv6 [default: both, as far as there are rules]
+    /// ipv4 or ipv6 [default: those that have rules]
     #[arg(long, value_name = "FAMILY", hide_possible_values = true)]
     family: Option<FamilyArg>,
     #[command(flatten)]
@@ -77,7 +77,7 @@ pub struct Args {
     budget: BudgetArgs,
     #[command(flatten)]
     host: HostArgs,
-    /// The form of the matrix: text, json or markdown
+    /// The format of the matrix: text, json or markdown
     #[arg(
         long,
         value_parser = Format::parser([Format::Text, Format::Json, Format::Markdown]),
@@ -127,7 +127,7 @@ impl From<ChainArg> for Hook {
 }
 
 fn port(text: &str) -> Result<PortRange, String> {
-    let wanted = "a port is a number from 1 to 65535, a range is written 1024-65535";
+    let wanted = "use a port from 1 to 65535, or a range such as 1024-65535";
     PortRange::parse(text).map_err(|_| wanted.to_owned())
 }
 
@@ -135,17 +135,17 @@ fn port(text: &str) -> Result<PortRange, String> {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MatrixDocument {
-    /// Of rules: the base chain that was asked about.
+    /// Of rules: the base chain.
     #[serde(skip_serializing_if = "Option::is_none")]
     chain: Option<&'static str>,
-    /// The service that was asked about; `null` for any.
+    /// The service; `null` for any.
     service: Option<String>,
     /// The state of the connection.
     state: String,
-    /// Of rules: whether the analysis treated conditions as independent of each other, so that an edge may have no packet.
+    /// Of rules: whether the analysis treated conditions as independent of each other, so that an edge may have no real packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     partial: Option<bool>,
-    /// Of a policy: its interfaces and zones, a name each. Of rules: address classes, as prefixes and ranges.
+    /// Of a policy: its interfaces and zones, one name each. Of rules: address classes, as prefixes and ranges.
     classes: Vec<Vec<String>>,
     /// Of rules: the family of each class.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,7 +155,7 @@ pub struct MatrixDocument {
     divided_by: Option<Vec<BTreeSet<String>>>,
     /// Pairs of indices of `classes`: some host of the first may open the connection to some host of the second.
     edges: Vec<[Option<usize>; 2]>,
-    /// Of a policy: how much passes from class to class, where there is a packet at all.
+    /// Of a policy: how much passes from class to class, for pairs between which a packet can occur.
     #[serde(skip_serializing_if = "Option::is_none")]
     cells: Option<Vec<JsonCell>>,
 }
@@ -174,17 +174,17 @@ struct JsonCell {
     from: Option<String>,
     /// The class that it goes to.
     to: Option<String>,
-    /// `nothing`, `some`, `all`, or `others` where rules of other programs decide.
+    /// `nothing`, `some`, `all`, or `others` if rules of other programs decide.
     opens: &'static str,
-    /// Whether rules of other programs decide about some packets.
+    /// Whether rules of other programs decide some of the packets.
     others: bool,
-    /// What it depends on that a packet does not tell, in words.
+    /// The conditions that do not depend on the packet alone, such as rates and sets.
     depends_on: BTreeSet<String>,
 }
 
-/// What is asked, in words that people and programs see.
+/// The question of the command line, and where to print the answer.
 struct Asked<'a> {
-    /// `ssh,22/tcp`, or nothing for any.
+    /// The services as given, such as `ssh,22/tcp`; `None` for any.
     service: Option<String>,
     state: State,
     source_ports: Option<IntervalSet>,
@@ -199,7 +199,7 @@ struct Asked<'a> {
 pub fn run(args: &Args, output: &mut Output) -> Exit {
     match args.run(output) {
         Ok(()) => Exit::Fine,
-        Err(stop) => stop.say(output),
+        Err(stop) => stop.report(output),
     }
 }
 
@@ -224,7 +224,7 @@ impl Args {
         if self.rules.is_none() && !self.live {
             if self.interfaces.is_some() || self.chain.is_some() {
                 let text =
-                    "--interfaces and --chain are for --rules and --live: a policy has zones";
+                    "`--interfaces` and `--chain` need `--rules` or `--live`: a policy has zones";
                 return Err(Stop::WrongUsage(text.to_owned()));
             }
             let path = policy_path(self.policy.as_deref());
@@ -249,7 +249,8 @@ impl Args {
         self.chain.map_or(Hook::Forward, Hook::from)
     }
 
-    /// The packets that are asked about: service and state.
+    /// Resolves the packets of the question, by the code that resolves a policy's rule. For its findings the options are joined to
+    /// a command line, which serves as the source file.
     fn packets(&self, policy: &Policy, plan: &Plan, output: &Output) -> Result<PlannedRule, Stop> {
         let mut line = String::from("fwc matrix");
         let (from, to) = match self.hook() {
@@ -257,7 +258,7 @@ impl Args {
             Hook::Output => ("host", "any"),
             Hook::Forward => ("any", "any"),
         };
-        // Nobody wrote these.
+        // The user did not write these two, so their position is the command itself.
         let whole = 0..line.len();
         let mut places = vec![("from", from, whole.clone()), ("to", to, whole)];
         let state = State::from(self.state).keyword().to_lowercase();
@@ -282,7 +283,7 @@ impl Args {
         })
     }
 
-    /// The rules of each family that has some.
+    /// Reads the rules of each family that has some.
     fn rulesets(&self, output: &Output) -> Result<PerFamily<Option<Ruleset>>, Stop> {
         let asked = self.family.map(Family::from);
         let (texts, name) = match &self.rules {
@@ -299,7 +300,8 @@ impl Args {
                         return Err(Stop::WrongUsage(text));
                     }
                     Operand::Revision { .. } => {
-                        let text = format!("`{word}`: --rules takes a file or a folder");
+                        let text =
+                            format!("`{word}` is a git revision: --rules takes a file or a folder");
                         return Err(Stop::WrongUsage(text));
                     }
                     Operand::Live | Operand::Rules(_) => read_rules(word.as_ref(), asked)?,
@@ -331,12 +333,12 @@ impl Args {
 }
 
 impl Asked<'_> {
-    /// As the policy language has it: `new`.
+    /// Returns the state as policies write it: `new`.
     fn state_word(&self) -> String {
         self.state.keyword().to_lowercase()
     }
 
-    /// `ssh, state new, from port 1024-65535`
+    /// Describes the question: `ssh, state new, from port 1024-65535`.
     fn words(&self) -> String {
         let service = self.service.as_deref().unwrap_or("any service");
         let mut words = format!("{service}, state {}", self.state_word());

@@ -1,4 +1,4 @@
-//! The matrix of a policy: from place to place.
+//! The matrix of a policy: its zones and interfaces, and what passes between them.
 
 use super::{Asked, Format, JsonCell, MatrixDocument, Stop};
 use crate::analysis::Space;
@@ -43,7 +43,7 @@ impl Table<'_> {
     fn json(&self) {
         let place = |of: Endpoint| self.places.0.iter().position(|(place, _)| *place == of);
         let name = |of: Endpoint| place(of).map(|at| self.places.0[at].1.clone());
-        // What others' rules say is not known: they may let it in.
+        // Rules of other programs are unknown here and may accept the connection, so they count as an edge.
         let some = |cell: &&Cell| matches!(cell.opens, Opens::Some | Opens::All | Opens::Others);
         let edges = self.cells.iter().filter(some);
         let mut edges: Vec<_> = edges
@@ -82,7 +82,7 @@ impl Table<'_> {
         format!("{}: {}", families.join(", "), self.asked.words())
     }
 
-    /// What stands in a cell: one word, or one a family where they differ.
+    /// Returns the text of a cell: one word, or one for each family if they differ.
     fn cell(&self, from: Endpoint, to: Endpoint) -> String {
         let cells = self
             .cells
@@ -120,7 +120,7 @@ impl Table<'_> {
         rows
     }
 
-    /// What the cells with a star depend on.
+    /// Returns the conditions of all cells with a star.
     fn conditions(&self) -> Vec<String> {
         let mut all: Vec<String> = Vec::new();
         let conditions = self.cells.iter().flat_map(|cell| &cell.depends_on);
@@ -179,8 +179,8 @@ impl Table<'_> {
     }
 }
 
-/// What is said below a table with such cells.
-const OTHERS: &str = "others: no rule of the policy decides, and the rules of other programs do (`mode` of [ownership]); `--live` shows what they say";
+/// The note below a table with cells that rules of other programs decide.
+const OTHERS: &str = "others: no rule of the policy decides, but rules of other programs do (`mode` of [ownership]); `--live` includes them";
 
 fn word(opens: Opens) -> &'static str {
     match opens {
