@@ -1,4 +1,4 @@
-//! Several policies at once: files, or folders with one file a host.
+//! Runs a command on several policies at once: files, or folders with one policy for each host.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -16,15 +16,15 @@ use crate::compile::{Compilation, Compiled, Deny};
 use crate::diag::{Diagnostic, FindingGroup, JsonFinding, for_people};
 use crate::files::Access;
 
-/// The policies of a command.
+/// The policy arguments of a command.
 #[derive(Clone, Debug, Args)]
 pub struct HostsArgs {
-    /// Policies, or folders with one policy a host [default: ./fwc.toml, else /etc/fwc/fwc.toml]
+    /// Policy files, or folders with one policy file for each host [default: ./fwc.toml, else /etc/fwc/fwc.toml]
     #[arg(value_name = "POLICY")]
     policies: Vec<PathBuf>,
 }
 
-/// The policies of a command, and how to compile them.
+/// The policy arguments of a command, and the options to compile them.
 #[derive(Clone, Debug, Args)]
 pub struct PoliciesArgs {
     #[command(flatten)]
@@ -38,12 +38,12 @@ pub struct PoliciesArgs {
 pub struct HostPolicy {
     /// Its file.
     pub path: PathBuf,
-    /// The host's name where there are several: the file's name without `.toml`; the whole path where two have the same.
+    /// The host's name if there are several: the file name without `.toml`, or the whole path if two files have the same name.
     pub name: Option<String>,
 }
 
 impl HostPolicy {
-    /// The folder of its own among those of others: the file's name without `.toml`.
+    /// Returns the name of this host's folder below the output folder, if there are several hosts: the file name without `.toml`.
     pub fn folder(&self) -> Option<&Path> {
         self.name.as_ref().map(|_| Path::new(stem(&self.path)))
     }
@@ -67,7 +67,7 @@ pub enum HostLine {
     Fatal(String),
 }
 
-/// Says in a line what the proof covers; with the host's name where there are several.
+/// Returns a line about what the proof covers, with the host's name if there are several.
 pub fn proof_line(host: &HostPolicy, compiled: &Compiled) -> HostLine {
     let name = host.name.as_ref();
     let name = name.map_or(String::new(), |name| format!("{name}: "));
@@ -94,7 +94,7 @@ pub fn proof_line(host: &HostPolicy, compiled: &Compiled) -> HostLine {
 }
 
 impl HostReport {
-    /// A report of one line.
+    /// Creates the report of a command that failed.
     pub fn fatal(text: String) -> Self {
         Self {
             exit: Exit::Failed,
@@ -110,9 +110,9 @@ pub struct HostOutcome {
     pub host: HostPolicy,
     /// The compilation: its sources, findings and rules.
     pub compilation: Compilation,
-    /// Its findings by place, without those that were reported for another policy already.
+    /// Its findings by position, without those that were already reported for another policy.
     pub findings: Vec<Diagnostic>,
-    /// The report of the command; `None` where the policy did not compile.
+    /// The report of the command; `None` if the policy did not compile.
     pub report: Option<HostReport>,
 }
 
@@ -153,13 +153,13 @@ impl PoliciesArgs {
         self.hosts.are_several()
     }
 
-    /// Refuses two policies whose output would be in one folder.
+    /// Returns an error if the output of two policies would go to the same folder.
     pub fn are_apart(&self) -> Result<(), String> {
         let hosts = self.hosts.hosts()?;
         for (at, host) in hosts.iter().enumerate() {
             if let Some(twin) = hosts[..at].iter().find(|it| it.folder() == host.folder()) {
                 return Err(format!(
-                    "`{}` and `{}` are the same host by name: each needs a file name of its own",
+                    "`{}` and `{}` have the same file name, which names the host: rename one of them",
                     twin.path.display(),
                     host.path.display()
                 ));
@@ -184,15 +184,15 @@ impl PoliciesArgs {
                 report,
             }
         })?;
-        say_once(&mut outcomes);
+        deduplicate(&mut outcomes);
         Ok(outcomes)
     }
 }
 
-/// Gives each outcome its findings. A finding in a file that several hosts share is reported for the first of them, with the number
-/// of hosts.
-fn say_once(outcomes: &mut [HostOutcome]) {
-    /// The number of hosts that are named.
+/// Gives each outcome its findings. A finding in a file that several hosts include is reported once, for the first host, with a
+/// note that names the others; otherwise a mistake in a shared file would be printed once for each host.
+fn deduplicate(outcomes: &mut [HostOutcome]) {
+    /// At most so many hosts are named in the note.
     const MOST_NAMES: usize = 8;
     let mut known: HashMap<JsonFinding, (usize, usize)> = HashMap::new();
     let mut hosts: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
@@ -287,7 +287,7 @@ fn policies_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
         let name = Path::new(&name);
-        // What editors leave behind is hidden: `.#web.toml`. `include = "*.toml"` does not see it either.
+        // Editors leave hidden files behind, such as `.#web.toml`. `include = "*.toml"` skips them, too.
         let is_hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
         if !is_hidden && name.extension().is_some_and(|it| it == "toml") {
             files.push(folder.join(name));
@@ -302,7 +302,7 @@ fn policies_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// A bar on standard error, in a terminal only, once it takes longer than half a second.
+/// A progress bar on standard error. It appears after half a second, so that short runs do not flicker, and only in a terminal.
 struct Progress {
     bar: ProgressBar,
     begun: Instant,

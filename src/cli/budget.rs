@@ -1,13 +1,13 @@
-//! `--budget`: how much an analysis may take.
+//! `--budget`: the memory and time that an analysis may use.
 
 use clap::Args;
 
 use crate::analysis::Budget;
 
-/// How much memory and time an analysis may take.
+/// The option `--budget`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct BudgetArgs {
-    /// Allow the analysis N times its usual memory and time (512 MiB, about 10 s); beyond that the answer is partial
+    /// Allow N times the usual memory and time (512 MiB, about 10 s); beyond that the answer is partial
     #[arg(
         long = "budget",
         value_name = "N",

@@ -11,26 +11,26 @@ use crate::expand::{IPSETS_HEADING, Rendered};
 use crate::files::{create_folder, read_if_there, write_atomically};
 use crate::net::Family;
 
-/// Compile a policy to rules.v4 and rules.v6, and ipsets where it has sets
+/// Compile a policy to rules.v4 and rules.v6, and to ipsets if it has sets
 ///
-/// The rules are in iptables-restore's format, a file for each family, the sets in that of `ipset restore`. Nothing is
-/// written when there is an error. The same policy always gives the same bytes.
+/// The rules files are in the format of iptables-restore, the sets in that of `ipset restore`. On an error, nothing is
+/// written. The same policy always gives the same bytes.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     policies: PoliciesArgs,
-    /// The folder to write to (each host to a folder of its own in it), or `-` for standard output
+    /// The folder to write to (with several hosts, one folder below it for each), or `-` for standard output
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Write nothing; exit 2 when the files in DIR are not what would be written
+    /// Write nothing; exit status 2 if the files in DIR differ from what would be written
     #[arg(long)]
     check: bool,
-    /// Only this family: ipv4 (rules.v4) or ipv6 (rules.v6)
+    /// Build only this family: ipv4 (rules.v4) or ipv6 (rules.v6)
     #[arg(long, value_enum, hide_possible_values = true)]
     family: Option<FamilyArg>,
 }
 
-/// A family by name.
+/// A value of `--family`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum FamilyArg {
     /// IPv4, rules.v4
@@ -102,24 +102,27 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
 }
 
 impl Args {
+    /// Returns the message if these options cannot be combined.
     fn refusal(&self, to_stdout: bool) -> Option<&'static str> {
         if !to_stdout {
             None
         } else if self.check {
-            Some("`--check` compares files: name their folder with `-o DIR`")
+            Some("`--check` compares files in a folder: name it with `-o DIR`")
         } else if self.policies.are_several() {
-            Some(
-                "several policies cannot be told apart on standard output: name a folder with `-o DIR`",
-            )
+            Some("standard output takes one policy only: name a folder with `-o DIR`")
         } else if self.family.is_none() {
-            Some("a policy has two rules files: say which with `--family ipv4` or `--family ipv6`")
+            Some(
+                "standard output takes one rules file only: add `--family ipv4` or `--family ipv6`",
+            )
         } else {
             None
         }
     }
 }
 
-/// Every file that a build gives or takes away, with what belongs into it. Others' sets are not fwc's to take away.
+/// Returns the files of a build with their content; `None` for a file to delete.
+///
+/// A left-over `ipsets` file is deleted only if its heading shows that fwc wrote it: it may belong to another program.
 fn files<'r>(
     folder: &Path,
     families: &[Family],
@@ -154,7 +157,7 @@ fn check(files: &[(PathBuf, Option<&str>)]) -> HostReport {
         let state = match (found.as_deref(), wanted) {
             (found, wanted) if found == *wanted => continue,
             (None, _) => "is missing",
-            (Some(_), Some(_)) => "is not what the policy gives: build it again",
+            (Some(_), Some(_)) => "differs from what the policy gives: build it again",
             (Some(_), None) => "is not needed any more: build again",
         };
         report
@@ -168,7 +171,7 @@ fn check(files: &[(PathBuf, Option<&str>)]) -> HostReport {
 fn write(folder: &Path, files: &[(PathBuf, Option<&str>)]) -> HostReport {
     if let Err(error) = create_folder(folder, 0o755) {
         let shown = folder.display();
-        return HostReport::fatal(format!("cannot make the folder `{shown}`: {error}"));
+        return HostReport::fatal(format!("cannot create the folder `{shown}`: {error}"));
     }
     let mut report = HostReport {
         exit: Exit::Fine,

@@ -1,4 +1,4 @@
-//! The policy of a command: where it is, how it is compiled, and what is printed about it.
+//! Finds, compiles and reports the policy of a command.
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,10 @@ use crate::lints::Lint;
 use crate::net::Date;
 use crate::source::SourceMap;
 
-/// The policy of a command, and how to compile it.
+/// The policy argument of a command, and the options to compile it.
 #[derive(Clone, Debug, Args)]
 pub struct PolicyArgs {
-    /// The policy's file [default: ./fwc.toml, else /etc/fwc/fwc.toml]
+    /// The policy file [default: ./fwc.toml, else /etc/fwc/fwc.toml]
     #[arg(value_name = "POLICY")]
     pub policy: Option<PathBuf>,
     #[command(flatten)]
@@ -29,16 +29,16 @@ pub struct PolicyArgs {
 /// Options for compiling.
 #[derive(Clone, Debug, Args)]
 pub struct CompileArgs {
-    /// A folder of templates that take the place of the built-in ones of the same name
+    /// A folder of templates that replace the built-in ones of the same name
     #[arg(long, value_name = "DIR")]
     pub templates: Option<PathBuf>,
-    /// Do not prove that the rules do what the policy says; the files get a mark
+    /// Do not prove that the rules match the policy; the rules files are marked as unverified
     #[arg(long)]
     pub no_verify: bool,
-    /// The most lines of rules for one family, whatever memory they need [default: 1000000, and at most an estimated 2 GiB]
+    /// Allow up to N lines of rules for each family [default: 1000000, and an estimated 2 GiB]
     #[arg(long, value_name = "N", hide_short_help = true)]
     pub max_lines: Option<u64>,
-    /// Make an error of a lint's code, or of all `warnings`
+    /// Treat this lint, or all `warnings`, as errors
     #[arg(long, value_name = "LINT", value_parser = lint)]
     pub deny: Vec<DenyArg>,
 }
@@ -111,20 +111,20 @@ fn with_options(
     })
 }
 
-/// Limits the memory of this process. A template may double a text as often as it likes before it prints it; with the limit fwc dies of
-/// it, and not another process of the machine. Computing and printing have limits of their own, with an error that says so.
+/// Limits the memory of this process. A template can double a string in a loop without printing it, which the limits on steps and
+/// output do not see. With this limit an allocation in fwc fails; without it the kernel might kill another process.
 fn bound_memory() {
     /// Twice the memory that 100,000 rules need.
     const MOST: u64 = 4 << 30;
     let limit = getrlimit(Resource::As);
     if limit.current.is_none_or(|current| current > MOST) {
         let current = Some(limit.maximum.map_or(MOST, |maximum| maximum.min(MOST)));
-        // A system that refuses has a limit of its own.
+        // If the system refuses, it enforces a limit of its own.
         let _ = setrlimit(Resource::As, Rlimit { current, ..limit });
     }
 }
 
-/// Compiles a policy and prints its findings. `None` after an error, which was printed.
+/// Compiles a policy and prints its findings. Returns `None` after printing an error.
 pub fn compile(
     path: &Path,
     args: &CompileArgs,
@@ -164,8 +164,8 @@ pub fn test_quietly(path: &Path, templates: Option<&Path>) -> Tested {
     compile::test_policy(path, only_read(&Deny::default(), templates))
 }
 
-/// A policy and its rules, to be explained. `None` after an error, which was printed; other findings are not.
-pub fn ground(path: &Path, templates: Option<&Path>, output: &Output) -> Option<Subject> {
+/// Compiles a policy without the proof, for `explain`. Returns `None` after printing its errors; warnings are not printed.
+pub fn subject(path: &Path, templates: Option<&Path>, output: &Output) -> Option<Subject> {
     let opened = compile::open_policy(path, only_read(&Deny::default(), templates));
     match opened.result {
         Ok(PolicyParts {
@@ -201,13 +201,13 @@ fn only_read<'a>(deny: &'a Deny, templates: Option<&'a Path>) -> Options<'a> {
 
 /// Returns the current date (UTC) for warnings about rules that expire, or that of `SOURCE_DATE_EPOCH`, so that a check can be repeated.
 fn today() -> Date {
-    let said = std::env::var("SOURCE_DATE_EPOCH").ok();
-    let said = said.and_then(|text| jiff::Timestamp::from_second(text.parse().ok()?).ok());
-    let now = said.unwrap_or_else(jiff::Timestamp::now);
+    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let fixed = fixed.and_then(|text| jiff::Timestamp::from_second(text.parse().ok()?).ok());
+    let now = fixed.unwrap_or_else(jiff::Timestamp::now);
     now.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
-/// Counts the findings in a line: `fwc.toml: 2 errors, 1 warning`.
+/// Returns the number of findings: `fwc.toml: 2 errors, 1 warning`.
 pub fn count(findings: &Sink, path: &Path) -> String {
     let of = |severity: Severity, word: &str| {
         let of_severity = findings.iter().filter(|f| f.severity == severity);

@@ -5,12 +5,12 @@ use clap_complete::Shell;
 
 use super::{Exit, Output, command};
 
-/// Print the completions of a shell
+/// Print shell completions
 ///
 /// For example: `fwc completions bash > /etc/bash_completion.d/fwc`
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// bash, elvish, fish, powershell or zsh
+    /// The shell: bash, elvish, fish, powershell or zsh
     #[arg(value_name = "SHELL", hide_possible_values = true, value_parser = clap::value_parser!(Shell))]
     shell: Shell,
 }

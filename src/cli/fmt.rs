@@ -12,19 +12,19 @@ use crate::iptables::{self, Extensions, Print};
 use crate::net::Family;
 use crate::source::SourceMap;
 
-/// Print a rules file in the form of iptables-save
+/// Print a rules file as iptables-save would print it
 ///
-/// The file is read as iptables-restore reads it, and refused where iptables-restore refuses it, with line and
-/// column. Needs no kernel, no iptables and no root. Comments are not kept: iptables-save has none.
+/// The file is read as iptables-restore reads it. What iptables-restore refuses is an error, with line and column. Needs no
+/// root, no iptables and no kernel support. Comment lines are dropped: iptables-save prints none of them.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// A file in the format of iptables-save
+    /// A rules file in the format of iptables-save
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Print no rules; exit status 2 when the file has another form
+    /// Print no rules; exit status 2 if the file is not formatted
     #[arg(long)]
     check: bool,
-    /// The family of a file that does not show it
+    /// The family, if the file does not show it
     #[arg(long, value_name = "FAMILY")]
     family: Option<FamilyArg>,
     /// Keep the counters, as iptables-save -c does
@@ -66,13 +66,16 @@ fn format(args: &Args, text: &str, family: Family, output: &Output) -> Exit {
         output.result(&printed);
         return Exit::Fine;
     }
-    // The comments of iptables-save are the date, which is no part of the form.
+    // iptables-save writes the date into comment lines, so these never count as a difference.
     let given = text
         .split_inclusive('\n')
         .filter(|line| !line.starts_with('#'));
     if given.eq(printed.split_inclusive('\n')) {
         return Exit::Fine;
     }
-    output.message(&format!("{} has another form", args.file.display()));
+    output.message(&format!(
+        "{} is not formatted as iptables-save would print it",
+        args.file.display()
+    ));
     Exit::Different
 }

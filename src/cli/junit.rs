@@ -25,12 +25,12 @@ pub fn report(tested: &[(impl AsRef<Path>, Tested)]) -> Result<String, Serialize
     report.to_string()
 }
 
-/// Names the tests of a policy, and says how each ended.
+/// Returns the tests of a policy by name, with their status.
 fn cases(tested: &Tested) -> Vec<(&str, TestCaseStatus)> {
     let outcomes = match &tested.result {
         Ok(outcomes) => outcomes,
         Err(CompilationStopped) => {
-            let why = said(tested, |_| true);
+            let why = errors(tested, |_| true);
             return vec![("the policy compiles", failed(NonSuccessKind::Error, &why))];
         }
     };
@@ -40,7 +40,7 @@ fn cases(tested: &Tested) -> Vec<(&str, TestCaseStatus)> {
             TestOutcome::Fails(_) | TestOutcome::FitsNothing => NonSuccessKind::Failure,
             TestOutcome::Unclear(_) | TestOutcome::GaveUp(..) => NonSuccessKind::Error,
         };
-        failed(kind, &said(tested, |finding| is_about(finding, test)))
+        failed(kind, &errors(tested, |finding| is_about(finding, test)))
     };
     let cases = outcomes.iter();
     cases
@@ -55,17 +55,17 @@ fn failed(kind: NonSuccessKind, why: &str) -> TestCaseStatus {
     status
 }
 
-/// What has no place may be about any test.
+/// Returns `true` if a finding is about this test. A finding without a position may be about any test.
 fn is_about(finding: &Diagnostic, test: &PlannedTest) -> bool {
     let places = [test.span, test.expect_span];
     let place = finding.primary.as_ref();
     place.is_none_or(|label| places.contains(&label.span))
 }
 
-/// The errors of such a kind, as people see them.
-fn said(tested: &Tested, such: impl Fn(&Diagnostic) -> bool) -> String {
+/// Returns the errors that `wanted` accepts, as they are printed for people.
+fn errors(tested: &Tested, wanted: impl Fn(&Diagnostic) -> bool) -> String {
     let errors = tested.findings.sorted().into_iter();
-    let errors = errors.filter(|finding| finding.severity == Severity::Error && such(finding));
+    let errors = errors.filter(|finding| finding.severity == Severity::Error && wanted(finding));
     let texts = errors.map(|finding| render(finding, &tested.sources, Style::Plain));
     texts.collect::<Vec<_>>().join("\n\n")
 }

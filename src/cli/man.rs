@@ -5,12 +5,12 @@ use clap_mangen::Man;
 
 use super::{Exit, Output, command};
 
-/// Print the manual page of fwc, or of one of its commands
+/// Print the manual page of fwc, or of a command
 ///
 /// For example: `fwc man apply > /usr/local/share/man/man1/fwc-apply.1`
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// A command; left out: fwc itself
+    /// A command [default: fwc itself]
     #[arg(value_name = "COMMAND")]
     command: Option<String>,
 }
@@ -39,7 +39,7 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     };
     let mut text = Vec::new();
     if let Err(error) = Man::new(page).render(&mut text) {
-        output.fatal(&format!("cannot make the page: {error}"));
+        output.fatal(&format!("cannot write the manual page: {error}"));
         return Exit::Failed;
     }
     output.result(&String::from_utf8_lossy(&text));

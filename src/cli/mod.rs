@@ -1,4 +1,4 @@
-//! The command line: one file a command, and the only place that prints.
+//! The command line: one file for each command. No other module prints.
 
 mod apply;
 mod batch;
@@ -50,7 +50,7 @@ pub enum Exit {
     Failed,
     /// Success, and there is a difference.
     Different,
-    /// Wrong usage.
+    /// Wrong usage: `EX_USAGE` of sysexits.h, because clap's own 2 means a difference here.
     Usage,
 }
 
@@ -82,7 +82,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Compiles a declarative firewall policy to iptables rules, shows what would change, and applies it safely.
+/// Compiles a firewall policy to iptables rules, proves them, shows what would change, and applies them safely
 #[derive(Debug, Parser)]
 #[command(
     name = "fwc",
@@ -104,13 +104,13 @@ Begin with a policy in fwc.toml:
   [[rules]]
   service = [\"ssh\", \"http\"]
 
-Exit status: 0 fine, and nothing to do; 1 the policy or the system failed; 2 fine, and there is a
-difference; 64 wrong usage.";
+Exit status: 0 success, nothing to change; 1 an error in the policy or the system; 2 success, and
+something differs; 64 wrong usage.";
 
 /// Options that every command has.
 #[derive(Debug, Args)]
 struct Common {
-    /// Colours: auto (in a terminal, unless NO_COLOR is set), always or never
+    /// Use colours: auto (on a terminal, unless NO_COLOR is set), always or never
     #[arg(
         long,
         global = true,
@@ -146,10 +146,10 @@ enum Command {
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
-    /// Loads rules in the scratch network namespace that fwc made for it
+    /// Loads rules in a scratch network namespace; `apply` runs it there
     #[command(name = crate::live::scratch::COMMAND, hide = true)]
     Rehearse,
-    /// Takes a change back when the fwc that made it dies, or nobody confirms it in time
+    /// Reverts a change if the fwc that made it dies, or if nobody confirms it in time; `apply` starts it
     #[command(name = crate::apply::watchdog::COMMAND, hide = true)]
     Watchdog {
         #[arg(hide = true)]
@@ -157,7 +157,8 @@ enum Command {
     },
 }
 
-/// Returns the command line for completions and manual pages: without the commands that only fwc itself runs.
+/// Returns the command line without the hidden commands that only fwc itself runs. clap_complete and clap_mangen would list
+/// them.
 fn command() -> clap::Command {
     let all = Cli::command();
     let shown = |command: &&clap::Command| !command.is_hide_set();
@@ -175,7 +176,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // clap knows where help and errors go; a closed pipe is nobody's fault.
+            // clap prints help to stdout and errors to stderr. A closed pipe (`fwc --help | head`) is not an error.
             let _ = error.print();
             return if error.use_stderr() {
                 Exit::Usage

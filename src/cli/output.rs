@@ -1,4 +1,4 @@
-//! Where text goes: results to standard output, diagnostics and messages to standard error.
+//! Prints results to standard output, and diagnostics and messages to standard error.
 
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::diag::{self, Diagnostic, Severity, Sink, Style, harmless, harmless_json};
 use crate::source::SourceMap;
 
-/// When output is coloured.
+/// A value of `--color`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum When {
     /// In a terminal, unless NO_COLOR is set
@@ -24,22 +24,22 @@ pub enum When {
     Never,
 }
 
-/// The form in which a result is printed. Each command takes some of them: see [`Format::parser`].
+/// A value of `--format`. Each command takes some of them: see [`Format::parser`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
     Text,
     /// For programs
     Json,
-    /// For people, where Markdown is shown
+    /// For people, as Markdown
     Markdown,
-    /// For GitHub Actions: beside the lines that they are about, and for people
+    /// For people, with annotations for GitHub Actions
     Github,
-    /// For tools that collect findings: SARIF 2.1.0
+    /// For tools that collect findings (SARIF 2.1.0)
     Sarif,
-    /// For CI servers: JUnit's XML
+    /// For CI servers (JUnit XML)
     Junit,
-    /// For the text file collector of node_exporter
+    /// For the textfile collector of node_exporter
     Prometheus,
 }
 
@@ -66,8 +66,8 @@ struct Envelope<'a, T> {
     document: &'a T,
 }
 
-/// Prints results and messages. A reader that went away (`fwc ... | head`) is not an error. Sentences go through [`harmless`], because
-/// they may quote live rules: text that others wrote must not control the terminal.
+/// Prints results and messages. A closed pipe (`fwc ... | head`) is not an error. Messages go through [`harmless`], because they
+/// may quote live rules, and control characters in a comment that someone else wrote must not reach the terminal.
 #[derive(Debug)]
 pub struct Output {
     out: Style,
@@ -102,14 +102,14 @@ impl Output {
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
-    /// Prints to standard output what was done, unless `--quiet`.
+    /// Prints a report of what was done to standard output, unless `--quiet`.
     pub fn tell(&self, text: &str) {
         if !self.quiet {
             self.result(&harmless(text));
         }
     }
 
-    /// Asks in the terminal, and returns whether the answer is yes.
+    /// Asks on the terminal, and returns `true` if the answer is yes.
     pub fn ask(&self, question: &str) -> bool {
         let mut err = std::io::stderr().lock();
         let _ = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
@@ -118,10 +118,11 @@ impl Output {
         read.is_ok() && is_yes(&answer)
     }
 
-    /// Asks in the terminal as long as `left` gives seconds to show, and returns whether the answer was yes in that time.
+    /// Asks on the terminal with a countdown, and returns `true` if the answer was yes before `left` returned `None`. `left` returns
+    /// the seconds to show.
     pub fn ask_until(&self, question: &str, left: impl Fn() -> Option<u64>) -> bool {
         let (sender, answers) = mpsc::channel();
-        // It ends with the process: nobody can be stopped from reading a terminal.
+        // The thread lives until the process ends: a blocking read of a terminal cannot be cancelled.
         thread::spawn(move || {
             let mut answer = String::new();
             let read = std::io::stdin().read_line(&mut answer);
@@ -150,7 +151,7 @@ impl Output {
         }
     }
 
-    /// Prints JSON in a format that others define.
+    /// Prints JSON in a format that fwc does not define, such as SARIF.
     pub fn foreign_json(&self, value: &Value) {
         self.result(&harmless_json(&format!("{value:#}\n")));
     }
@@ -160,7 +161,7 @@ impl Output {
         self.show(&harmless(text));
     }
 
-    /// Prints a text that may have colours, and is harmless otherwise, to standard error, unless `--quiet`.
+    /// Prints text to standard error, unless `--quiet`. The text may have colours, so the caller must have made it harmless.
     pub fn show(&self, text: &str) {
         if !self.quiet {
             self.to_stderr(text);
@@ -181,7 +182,7 @@ impl Output {
         self.to_stderr(&harmless(text));
     }
 
-    /// Prints findings as people see them; with `--quiet` only errors.
+    /// Prints the findings of a sink, sorted and grouped for people; with `--quiet` only errors.
     pub fn diagnostics(&self, sink: &Sink, sources: &SourceMap) {
         self.findings(&sink.shown(sources), sources);
     }

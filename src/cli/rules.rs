@@ -1,4 +1,4 @@
-//! Rules that no policy is known of: those of a file or a folder, and those that run.
+//! Reads rules that have no policy: those of a file or folder, and the live ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ use crate::source::SourceMap;
 /// Why a command stops.
 #[derive(Debug)]
 pub enum Stop {
-    /// Said already.
+    /// The reason was printed already.
     Reported,
-    /// Because of this.
+    /// This error.
     Because(String),
-    /// It was used wrongly.
+    /// Wrong usage.
     WrongUsage(String),
 }
 
@@ -34,8 +34,8 @@ impl<E: std::error::Error> From<E> for Stop {
 }
 
 impl Stop {
-    /// Says why, if nobody has yet.
-    pub fn say(&self, output: &Output) -> Exit {
+    /// Prints the reason, unless it was printed already, and returns the exit status.
+    pub fn report(&self, output: &Output) -> Exit {
         match self {
             Self::Reported => Exit::Failed,
             Self::Because(text) => {
@@ -50,28 +50,28 @@ impl Stop {
     }
 }
 
-/// Rules of one or both families, and what is known of their sets.
+/// Parsed rules of one or both families, and the known members of their sets.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The rules, and their file where they have one.
+    /// The rules, and their file if they have one.
     pub rules: PerFamily<Option<(Ruleset, Option<PathBuf>)>>,
     /// The members of their sets, as far as they are known.
     pub members: BTreeMap<String, IntervalSet>,
 }
 
-/// Rules of one or both families as they are written, and what is known of their sets.
+/// The text of the rules of one or both families, and the known members of their sets.
 #[derive(Debug, Default)]
 pub struct Written {
     /// The texts, each with its file.
     pub texts: PerFamily<Option<(PathBuf, String)>>,
     /// The members of their sets, as far as they are known.
     pub members: BTreeMap<String, IntervalSet>,
-    /// The sets whose members stay for a time only.
+    /// The sets whose members expire.
     pub timed: BTreeSet<String>,
 }
 
-/// Reads the text of a rules file, or of a folder with `rules.v4`, `rules.v6` and `ipsets`. `family` is that of a file which
-/// shows none.
+/// Reads the text of a rules file, or of a folder with `rules.v4`, `rules.v6` and `ipsets`. `family` is used for a file whose
+/// rules do not show their family.
 pub fn written(path: &Path, family: Option<Family>) -> Result<Written, Stop> {
     let mut found = Written::default();
     let texts = if path.is_dir() {
@@ -88,14 +88,14 @@ pub fn written(path: &Path, family: Option<Family>) -> Result<Written, Stop> {
             .iter()
             .filter(|(_, set)| set.header.timeout().is_some());
         found.timed = timed.map(|(name, _)| name.clone()).collect();
-        // What others fill may be anything.
+        // Other programs add members to dynamic sets, so their members are unknown.
         let known = sets.0.into_iter().filter(|(_, set)| !set.is_dynamic());
         found.members = known
             .filter_map(|(name, set)| Some((name, set.addresses()?)))
             .collect();
         folder.rules
     } else {
-        // The family that is asked about is not that of a file which shows its own.
+        // The file's own family wins: `--family` may only ask about a part of the packets.
         match diff::read_rules(path, None) {
             Err(diff::OperandError::FamilyUnknown(_)) => diff::read_rules(path, family)?,
             texts => texts?,
@@ -111,7 +111,7 @@ pub fn written(path: &Path, family: Option<Family>) -> Result<Written, Stop> {
     Ok(found)
 }
 
-/// Reads the rules of such a path, and says what is to be said of them.
+/// Reads and parses a rules file or folder, and prints the findings.
 pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<Found, Stop> {
     let Written { texts, members, .. } = written(path, family)?;
     let mut found = Found {
@@ -130,7 +130,7 @@ pub fn of_path(path: &Path, family: Option<Family>, output: &Output) -> Result<F
     Ok(found)
 }
 
-/// Opens this network namespace and reads its rules as they are written, and says what iptables does not show of them.
+/// Reads the live rules of this network namespace as text, and prints warnings about rules that iptables-save does not show.
 pub fn live_texts(
     backend: Option<Backend>,
     command: &str,
@@ -152,7 +152,7 @@ pub fn live_texts(
     Ok((host, texts))
 }
 
-/// Reads the rules of this network namespace, and the sets that they name as they are now.
+/// Reads the live rules of this network namespace, and the present members of the sets that they name.
 pub fn live(backend: Option<Backend>, command: &str, output: &Output) -> Result<Found, Stop> {
     let (host, texts) = live_texts(backend, command, output)?;
     let mut found = Found::default();
@@ -170,6 +170,7 @@ pub fn live(backend: Option<Backend>, command: &str, output: &Output) -> Result<
     if !names.is_empty() {
         let listed = host.list_sets()?;
         for name in names {
+            // Only these types hold plain addresses, which is all that the analysis understands; other sets are not read.
             let is_plain = |kind: &str| matches!(kind, "hash:net" | "hash:ip");
             if listed
                 .get(&name)

@@ -7,7 +7,7 @@ use crate::policy::json_schema;
 
 /// Print the JSON Schema of policies, for editors
 ///
-/// An editor with TOML support completes keys and values by it, and underlines what is wrong: see docs/guides/editors.md.
+/// An editor with TOML support uses it to complete keys and values and to underline mistakes: see docs/guides/editors.md.
 #[derive(Debug, ClapArgs)]
 pub struct Args {}
 

@@ -1,7 +1,7 @@
-//! The JSON Schemas of what fwc prints, in `docs/reference/schemas/`.
+//! Tests that `docs/reference/schemas/` has the JSON Schemas of the documents that fwc prints.
 //!
-//! They are made in tests only, from the types that are printed, so that the program does not carry what makes them.
-//! `FWC_BLESS=1 cargo test --lib schemas` writes them anew: read the diff, a version may get fields and never lose one.
+//! Only tests generate them, so that schemars is not part of the binary. `FWC_BLESS=1 cargo test --lib schemas` writes them
+//! again: review the diff, because a version may get new fields but must not lose one.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +15,7 @@ use super::{
     change_report, check, diff, explain, history, matrix, services, status, templates, test,
 };
 
-/// The file of a document's schema, and the schema.
+/// Returns the file name of a document's schema, and the schema.
 fn of<T: Document + JsonSchema>() -> (String, Value) {
     let generator = SchemaSettings::draft2020_12().for_serialize();
     let mut schema = generator.into_generator().into_root_schema_for::<T>();

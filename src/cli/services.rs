@@ -9,14 +9,14 @@ use crate::diag::did_you_mean;
 use crate::policy::{Service, catalog, catalog_names};
 use crate::source::Located;
 
-/// Show the built-in services, or one of them
+/// List the built-in services, or show one of them
 ///
-/// A service of the same name under [services] in a policy takes the place of the built-in one.
+/// A service of the same name under [services] in a policy replaces the built-in one.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// A service's name, or a part of names
+    /// A service, or a part of the names to list
     name: Option<String>,
-    /// The form of the list: text or json
+    /// The format of the list: text or json
     #[arg(
         long,
         value_parser = Format::parser([Format::Text, Format::Json]),

@@ -12,12 +12,11 @@ use crate::diag::did_you_mean;
 use crate::expand::{BuiltIn, CONTEXT_VERSION};
 use crate::files::{create_folder, write_atomically};
 
-/// Show the templates that write the rules files, or copy them to change them
+/// List, show or copy the templates that write the rules files
 ///
-/// A template of your own is a file of the same name in a folder that you give with `--templates DIR`; the others stay. It may
-/// take over what the built-in one says and change a part: `{% extends "builtin/group.j2" %}`. The variables are listed in
-/// docs/guides/templates.md. The rules that come out are proven like any others: a template may say them in other words, not
-/// change what they do.
+/// To override a template, put a file of the same name into a folder and give the folder with `--templates DIR`. Your
+/// template may extend the built-in one and change a part of it: `{% extends "builtin/group.j2" %}`. docs/guides/templates.md lists
+/// the variables. The rules are proven as always: a template may write them differently, but not change what they do.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(subcommand)]
@@ -28,10 +27,10 @@ pub struct Args {
 enum What {
     /// List the templates
     List {
-        /// Say which of them a folder overrides
+        /// Show which of them the templates in DIR override
         #[arg(long, value_name = "DIR")]
         templates: Option<PathBuf>,
-        /// The form of the list: text or json
+        /// The format of the list: text or json
         #[arg(
             long,
             value_parser = Format::parser([Format::Text, Format::Json]),
@@ -43,14 +42,14 @@ enum What {
     },
     /// Print a built-in template
     Show {
-        /// Its name, as in `group.j2`
+        /// Its name, for example `group.j2`
         name: String,
     },
-    /// Copy built-in templates into a folder, to be changed
+    /// Copy built-in templates to a folder, to edit them
     Eject {
-        /// Their names; none is all of them
+        /// The templates to copy [default: all]
         names: Vec<String>,
-        /// The folder; it is made. No file in it is overwritten
+        /// The folder, created if missing; existing files are not overwritten
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
     },
@@ -145,7 +144,7 @@ fn list(folder: Option<&Path>, format: Format, output: &Output) -> Result<(), St
     Ok(())
 }
 
-/// Writes nothing when one of the names is wrong or one of the files is there.
+/// Copies templates. Checks all names and files first, so that an error leaves nothing half written.
 fn eject(names: &[String], folder: &Path, output: &Output) -> Result<(), String> {
     let wanted: Vec<BuiltIn> = match names {
         [] => BuiltIn::ALL.to_vec(),
@@ -158,7 +157,7 @@ fn eject(names: &[String], folder: &Path, output: &Output) -> Result<(), String>
         let path = folder.join(name);
         if path.symlink_metadata().is_ok() {
             return Err(format!(
-                "`{}` exists already; nothing was written. Move it away to eject it again",
+                "`{}` exists already; nothing was written. To copy the built-in template again, move that file away",
                 path.display()
             ));
         }

@@ -14,18 +14,18 @@ use crate::diag::{JsonFinding, to_json};
 use crate::resolve;
 use crate::verify;
 
-/// Prove the tests of a policy, for every packet that fits
+/// Prove the tests of a policy, for every packet that they describe
 ///
-/// Each of the `[[tests]]` is proven on the rules that the policy gives; one that fails shows a packet that
-/// breaks it and the rule that decides it. Nothing is loaded and nothing is written; root is not needed.
+/// Each of the `[[tests]]` is proven on the compiled rules. A test that fails shows a packet that breaks it and the rule
+/// that decides that packet. Loads and writes nothing; needs no root.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     hosts: HostsArgs,
-    /// A folder of templates that take the place of the built-in ones of the same name
+    /// A folder of templates that replace the built-in ones of the same name
     #[arg(long, value_name = "DIR")]
     templates: Option<PathBuf>,
-    /// The form of the result
+    /// The format of the result
     #[arg(long, value_parser = Format::parser([Format::Text, Format::Json, Format::Junit]), default_value = "text", help_heading = "Output")]
     format: Format,
 }
@@ -51,7 +51,7 @@ struct JsonTested {
     policy: String,
     /// Whether it compiles and every test holds.
     ok: bool,
-    /// Its tests; none where it does not compile.
+    /// Its tests; empty if the policy does not compile.
     tests: Vec<JsonTest>,
     findings: Vec<JsonFinding>,
 }
@@ -123,13 +123,13 @@ fn print(path: &Path, tested: &Tested, output: &Output) {
         .iter()
         .filter(|(_, outcome)| outcome.holds())
         .count();
-    let said = match (hold, outcomes.len()) {
+    let summary = match (hold, outcomes.len()) {
         (_, 0) => "the policy has no tests".to_owned(),
         (1, 1) => "1 test holds for every packet".to_owned(),
         (hold, all) if hold == all => format!("{all} tests hold for every packet"),
         (hold, all) => format!("{} of {all} tests failed", all - hold),
     };
-    output.message(&format!("{}: {said}", path.display()));
+    output.message(&format!("{}: {summary}", path.display()));
 }
 
 fn policy(path: &Path, tested: &Tested) -> JsonTested {

@@ -142,7 +142,7 @@ fn check_compares() {
     std::fs::write(&path, &stale).expect("a file");
     let different = check();
     assert_eq!(different.status, 2);
-    let line = "out/rules.v6 is not what the policy gives: build it again\n";
+    let line = "out/rules.v6 differs from what the policy gives: build it again\n";
     assert_eq!(different.err, told(folder.path(), line));
     assert_eq!(
         read(folder.path(), "out/rules.v6"),
@@ -209,7 +209,7 @@ fn a_folder_that_cannot_be_made() {
     let run = run(folder.path(), &["build", "-o", "out"]);
     assert_eq!(run.status, 1);
     let last = run.err.lines().last().unwrap_or_default();
-    let start = "error: cannot make the folder `out`: ";
+    let start = "error: cannot create the folder `out`: ";
     assert!(last.starts_with(start), "{}", run.err);
     assert_eq!(read(folder.path(), "out"), "a file\n");
 }

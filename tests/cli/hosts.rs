@@ -184,7 +184,7 @@ fn check_of_a_folder() {
     std::fs::write(folder.path().join("hosts/b.toml"), WEB).expect("a file");
     let different = check();
     assert_eq!(different.status, 2, "{}", different.err);
-    let line = "out/b/rules.v4 is not what the policy gives: build it again\n";
+    let line = "out/b/rules.v4 differs from what the policy gives: build it again\n";
     assert!(different.err.contains(line), "{}", different.err);
     assert!(!different.err.contains("out/a/"), "{}", different.err);
 
@@ -213,7 +213,7 @@ fn two_hosts_of_one_name() {
     assert_eq!((run.status, run.out.as_str()), (1, ""));
     assert_eq!(
         run.err,
-        "error: `here/web.toml` and `there/web.toml` are the same host by name: each needs a file name of its own\n"
+        "error: `here/web.toml` and `there/web.toml` have the same file name, which names the host: rename one of them\n"
     );
     assert!(!folder.path().join("out").exists(), "nothing is written");
 }

@@ -20,18 +20,18 @@ use crate::diag::{Code, Diagnostic, JsonFinding, did_you_mean, to_github, to_jso
 use crate::net::Family;
 use crate::source::SourceMap;
 
-/// Check a policy: everything that `build` does but write
+/// Check a policy: everything that `build` does, without writing files
 ///
-/// Every problem of every file is shown at once, with its place, a stable code and what to do. Nothing is
-/// loaded and nothing is written; root is not needed but for --live.
+/// Shows every problem of every file at once, with its position, a stable code and what to do. Loads and writes nothing;
+/// needs no root, except with --live.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     policies: PoliciesArgs,
-    /// Check a rules file, or a folder with rules.v4 and rules.v6, instead of a policy: which of its rules do nothing
+    /// Check a rules file, or a folder with rules.v4 and rules.v6, instead of a policy: find rules that do nothing
     #[arg(long, value_name = "FILE", conflicts_with_all = ["policies", "templates", "no_verify", "live"])]
     rules: Option<PathBuf>,
-    /// The family of a rules file that does not show its own: ipv4 or ipv6
+    /// The family of the rules file, if it does not show it: ipv4 or ipv6
     #[arg(
         long,
         value_name = "FAMILY",
@@ -39,15 +39,15 @@ pub struct Args {
         hide_possible_values = true
     )]
     family: Option<FamilyArg>,
-    /// Print what a code means, with an example, and check nothing
+    /// Explain an error code with an example, and check nothing
     #[arg(long, value_name = "CODE", conflicts_with_all = ["policies", "rules"], value_parser = code)]
     explain: Option<Code>,
-    /// Then look at this machine as `apply` would, and change nothing: what stops it, and what makes the rules mean something else
+    /// Also check this host as `apply` would, without changing it: what would stop `apply`, and what changes the rules' effect
     #[arg(long, conflicts_with = "explain")]
     live: bool,
     #[command(flatten, next_help_heading = "With --live")]
     state: StateArgs,
-    /// The form of the findings
+    /// The format of the findings
     #[arg(long, value_parser = Format::parser([Format::Text, Format::Json, Format::Github, Format::Sarif]), default_value = "text", help_heading = "Output")]
     format: Format,
 }
@@ -86,9 +86,9 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
         return Exit::Fine;
     }
     if let Some(path) = &args.rules {
-        return match args.of_rules(path, output) {
+        return match args.check_rules(path, output) {
             Ok(exit) => exit,
-            Err(stop) => stop.say(output),
+            Err(stop) => stop.report(output),
         };
     }
     if args.live {
@@ -101,7 +101,7 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             return Exit::Failed;
         }
     }
-    let outcomes = match args.policies.each(good) {
+    let outcomes = match args.policies.each(summary) {
         Ok(outcomes) => outcomes,
         Err(error) => {
             output.fatal(&error);
@@ -111,13 +111,13 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
     let exit = outcomes
         .iter()
         .fold(Exit::Fine, |exit, outcome| exit.and(outcome.exit()));
-    let looked_at = || match outcomes.first() {
+    let check_host = || match outcomes.first() {
         Some(outcome) if args.live => check_live(outcome, &args.state, output),
         _ => (Exit::Fine, Vec::new()),
     };
     match args.format {
         Format::Json => {
-            let (live, concerns) = looked_at();
+            let (live, concerns) = check_host();
             let exit = exit.and(live);
             let findings = outcomes
                 .iter()
@@ -132,25 +132,25 @@ pub fn run(args: &Args, output: &mut Output) -> Exit {
             return exit;
         }
         Format::Sarif => {
-            let exit = exit.and(looked_at().0);
+            let exit = exit.and(check_host().0);
             output.foreign_json(&to_sarif(outcomes.iter().flat_map(findings)));
             return exit;
         }
-        Format::Github => beside_lines(outcomes.iter().flat_map(findings), output),
+        Format::Github => print_annotations(outcomes.iter().flat_map(findings), output),
         _ => {}
     }
     for outcome in &outcomes {
         outcome.print(output);
     }
     if outcomes.len() > 1 {
-        let good = outcomes.iter().filter(|o| o.exit() == Exit::Fine).count();
-        output.message(&format!("{good} of {} policies are ok", outcomes.len()));
+        let ok = outcomes.iter().filter(|o| o.exit() == Exit::Fine).count();
+        output.message(&format!("{ok} of {} policies are ok", outcomes.len()));
     }
-    exit.and(looked_at().0)
+    exit.and(check_host().0)
 }
 
-/// Prints the findings for GitHub, which shows each beside its line.
-fn beside_lines<'a>(
+/// Prints the findings as workflow commands, which GitHub Actions shows at their lines.
+fn print_annotations<'a>(
     findings: impl Iterator<Item = (&'a Diagnostic, &'a SourceMap)>,
     output: &Output,
 ) {
@@ -161,7 +161,7 @@ fn beside_lines<'a>(
 
 impl Args {
     /// Checks rules files that have no policy.
-    fn of_rules(&self, path: &Path, output: &Output) -> Result<Exit, Stop> {
+    fn check_rules(&self, path: &Path, output: &Output) -> Result<Exit, Stop> {
         let family = self.family.map(Family::from);
         let (sources, sink, count) = rules::findings(path, family, &self.policies.denied())?;
         let exit = match sink.has_errors() {
@@ -183,18 +183,18 @@ impl Args {
                 output.foreign_json(&to_sarif(with_sources));
                 return Ok(exit);
             }
-            Format::Github => beside_lines(with_sources, output),
+            Format::Github => print_annotations(with_sources, output),
             _ => {}
         }
         output.diagnostics(&sink, &sources);
-        let said = match (count, sink.iter().next()) {
+        let summary = match (count, sink.iter().next()) {
             (Some(1), None) => format!("{}: 1 rule, no findings", path.display()),
             (Some(count), None) => {
                 format!("{}: {count} rules, no findings", path.display())
             }
             _ => crate::cli::compile::count(&sink, path),
         };
-        output.message(&said);
+        output.message(&summary);
         Ok(exit)
     }
 }
@@ -207,7 +207,8 @@ fn findings(outcome: &HostOutcome) -> impl Iterator<Item = (&Diagnostic, &Source
         .map(move |finding| (finding, sources))
 }
 
-fn good(host: &HostPolicy, compiled: &Compiled) -> HostReport {
+/// Reports a policy that compiles: the number of rules and lines, and the proof.
+fn summary(host: &HostPolicy, compiled: &Compiled) -> HostReport {
     let enabled = compiled
         .plan
         .rules

@@ -1,4 +1,4 @@
-//! `fwc check --rules`: findings about rules files that have no policy.
+//! `fwc check --rules`: finds rules that do nothing in rules files without a policy.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::lints::{never_matches, redundant, shadowed, unused_name};
 use crate::net::Family;
 use crate::source::{FileId, SourceMap, Span};
 
-/// At most so many other rules are shown beside a finding.
+/// The maximum number of other rules that a finding shows.
 const MOST_LABELS: usize = 4;
 
 /// Checks a rules file, or the files of a folder. Returns the findings, and the number of rules if all could be read.
@@ -26,7 +26,7 @@ pub fn findings(
         mut members,
         timed,
     } = written(path, family)?;
-    // Only what stays for good makes a rule needless.
+    // A member that expires cannot make a rule redundant for good, so sets with a timeout count as unknown.
     members.retain(|name, _| !timed.contains(name));
     let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
     let mut count = Some(0);
@@ -39,6 +39,7 @@ pub fn findings(
             continue;
         };
         let changed = changed_sets(&ruleset);
+        // Packets change these sets (`-j SET`), so their members are unknown, too.
         members.retain(|name, _| !changed.contains(name));
         let reading = Reading {
             sets: &members,
@@ -59,7 +60,7 @@ pub fn findings(
     Ok((sources, sink, count))
 }
 
-/// A ruleset with its text.
+/// A ruleset with its text, to point at lines.
 struct Lines<'a> {
     sources: &'a SourceMap,
     file: FileId,
@@ -67,6 +68,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
+    /// Reports shadowed, redundant and impossible rules, and chains that no rule jumps to.
     fn report(&self, idle: &IdleRules, sink: &mut Sink) {
         let shadowed = idle.shadowed.iter();
         let shadowed = shadowed.map(|one| (one.table, one.rule, &one.by));
@@ -87,7 +89,7 @@ impl Lines<'_> {
                 _ => format!("decides all {their} packets"),
             };
             let finding = shadowed::by_rules(self.first(&group), group.rules.len());
-            sink.report(self.all(finding, &group, &text));
+            sink.report(self.with_others(finding, &group, &text));
         }
         let redundant = idle.redundant.iter();
         let redundant = redundant.map(|(table, rule, behind)| (*table, *rule, behind));
@@ -100,7 +102,7 @@ impl Lines<'_> {
                 ),
             };
             let finding = redundant::finding(self.first(&group), &subject);
-            sink.report(self.all(finding, &group, text));
+            sink.report(self.with_others(finding, &group, text));
         }
         for (table, rule, why) in &idle.impossible {
             let span = self.span(*table, *rule);
@@ -122,7 +124,7 @@ impl Lines<'_> {
     }
 
     /// Groups rules that do nothing because of the same other rules, in the order of the first rule of each group. Rules that accept
-    /// and rules that deny are not grouped together.
+    /// and rules that deny are not grouped together, because the message says which of them the other rules overrule.
     fn grouped<'a>(
         &self,
         found: impl Iterator<Item = (TableName, RuleId, &'a Vec<RuleId>)>,
@@ -165,8 +167,8 @@ impl Lines<'_> {
         self.span(group.table, first.copied().unwrap_or(nothing))
     }
 
-    /// Adds the other rules to a finding about a group.
-    fn all(&self, mut finding: Diagnostic, group: &Group<'_>, text: &str) -> Diagnostic {
+    /// Adds the other rules, and the line numbers of the group, to a finding.
+    fn with_others(&self, mut finding: Diagnostic, group: &Group<'_>, text: &str) -> Diagnostic {
         for other in group.others.iter().take(MOST_LABELS) {
             finding = finding.also(self.span(group.table, *other), text);
         }
@@ -217,7 +219,7 @@ impl Lines<'_> {
         chain.rules.get(id.rule)
     }
 
-    /// The line of a rule.
+    /// Returns the line of a rule, without white space around it.
     fn span(&self, table: TableName, id: RuleId) -> Span {
         self.rule(table, id)
             .map_or(Span::new(self.file, 0..0), |rule| self.line(rule))
@@ -234,14 +236,14 @@ impl Lines<'_> {
     }
 }
 
-/// Rules of one chain that do nothing because of the same others.
+/// Rules that do nothing because of the same other rules.
 struct Group<'a> {
     table: TableName,
     rules: Vec<RuleId>,
     others: &'a [RuleId],
 }
 
-/// `3, 5-9`
+/// Renders line numbers with runs shortened: `3, 5-9`.
 fn runs(numbers: &[u32]) -> String {
     let mut numbers = numbers.to_vec();
     numbers.sort_unstable();
