@@ -18,20 +18,21 @@ use crate::verify::{self, Proof, RenderedRules, TestOutcome, Verifier, test};
 pub struct Options<'a> {
     /// Why the files are read: [`Access::Apply`] to run as root, which refuses files that others can write.
     pub access: Access,
-    /// A folder of templates that take the place of the built-in ones.
+    /// A folder of templates that replace the built-in ones of the same name.
     pub templates: Option<&'a Path>,
-    /// Prove that the rules do what the policy says, and that its tests hold.
+    /// Whether to prove that the rules match the policy and that its tests hold (`false`: `--no-verify`).
     pub verify: bool,
     /// Warnings and lints to treat as errors (`--deny`).
     pub deny: &'a Deny,
-    /// The most lines of one family; `None`: [`MOST_LINES`](crate::expand::MOST_LINES), and no more than fit into 2 GiB.
+    /// The maximum number of lines for each family; `None`: [`MOST_LINES`](crate::expand::MOST_LINES), and no more than fit into
+    /// 2 GiB.
     pub max_lines: Option<u64>,
     /// The current date (UTC), used to warn about rules that expire. It never changes the generated rules, so that builds are
     /// reproducible.
     pub today: Date,
 }
 
-/// Findings that are errors though the policy does not say so: `--deny` of the command line.
+/// Warnings and lints to treat as errors, whatever the policy sets (`--deny`).
 #[derive(Clone, Debug, Default)]
 pub struct Deny {
     /// Every warning.
@@ -41,7 +42,7 @@ pub struct Deny {
 }
 
 impl Deny {
-    /// Makes errors of the denied findings. For findings without a policy, whose `[lints]` would have a say.
+    /// Turns the denied findings into errors. For findings that belong to no policy, so that no `[lints]` can set their level.
     pub fn apply(&self, findings: &mut Sink) {
         findings.apply_levels(|finding| {
             let denied = self.denies(finding.code, finding.severity, None);
@@ -49,8 +50,10 @@ impl Deny {
         });
     }
 
-    fn denies(&self, code: Code, severity: Severity, said: Option<Level>) -> bool {
-        let warns = match said {
+    /// Returns `true` if a finding is denied. `set` is the level that the policy sets for it, if it sets one: `warnings` means
+    /// what is a warning then.
+    fn denies(&self, code: Code, severity: Severity, set: Option<Level>) -> bool {
+        let warns = match set {
             Some(level) => level == Level::Warn,
             None => severity == Severity::Warning,
         };
@@ -69,27 +72,27 @@ pub struct Compilation {
     pub result: Result<Compiled, CompilationStopped>,
 }
 
-/// A policy that was compiled.
+/// A compiled policy.
 #[derive(Debug)]
 pub struct Compiled {
     /// The policy as written.
     pub policy: Policy,
-    /// What the policy means.
+    /// The policy with all names resolved.
     pub plan: Plan,
-    /// Its rules files.
+    /// The rules files.
     pub rendered: Rendered,
-    /// The proof that they do what the policy says; `None` where none was asked for, and the files say so.
+    /// The proof that they match the policy; `None` with [`Options::verify`] off, and the files are marked as unverified.
     pub proof: Option<Proven>,
 }
 
 /// A proof that holds.
 #[derive(Debug)]
 pub struct Proven {
-    /// What was proven.
+    /// The proof itself.
     pub proof: Proof,
     /// How long it took.
     pub took: Duration,
-    /// Sets that other programs fill, as the policy names them: nothing is proven about their members.
+    /// The names of sets that other programs fill. The proof holds for any members, but cannot tell which addresses they are.
     pub open_sets: Vec<String>,
 }
 
@@ -122,7 +125,7 @@ pub fn compile(path: &Path, options: Options<'_>) -> Compilation {
     compile_from(&Disk, path, options)
 }
 
-/// Compiles a policy from other files than those of this machine.
+/// Like [`compile`], with files from another source than the disk, such as a git revision.
 pub fn compile_from(files: &dyn Files, path: &Path, options: Options<'_>) -> Compilation {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let loaded = policy::load_from(files, path, options.access, &mut sources, &mut findings);
@@ -144,18 +147,18 @@ pub struct Tested {
     pub sources: SourceMap,
     /// The findings about them; each test that does not hold is an error.
     pub findings: Sink,
-    /// The tests with their outcomes in the order of the policy, or why there are none.
+    /// The tests with their outcomes, in the order of the policy; an error if the policy did not compile.
     pub result: Result<Vec<(resolve::PlannedTest, TestOutcome)>, CompilationStopped>,
 }
 
 impl Tested {
-    /// Returns whether every test holds.
+    /// Returns `true` if the policy compiles and every test holds.
     pub fn holds(&self) -> bool {
         self.result.is_ok() && !self.findings.has_errors()
     }
 }
 
-/// Reads and expands a policy, and proves its tests: nothing else is proven, whatever the options say.
+/// Compiles a policy and proves its tests, for `fwc test`. The rules are not proven against the policy, whatever the options say.
 pub fn test_policy(path: &Path, options: Options<'_>) -> Tested {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let result = match policy::load(path, options.access, &mut sources, &mut findings) {
@@ -176,28 +179,28 @@ pub struct OpenedPolicy {
     pub sources: SourceMap,
     /// The findings about them.
     pub findings: Sink,
-    /// The policy and its rules, or why there are none.
+    /// The policy and its rules; an error if the policy did not compile.
     pub result: Result<PolicyParts, CompilationStopped>,
 }
 
-/// A policy and its rules, which nothing proves.
+/// A policy and its rules, without a proof.
 #[derive(Debug)]
 pub struct PolicyParts {
-    /// The policy as it is written.
+    /// The policy as written.
     pub policy: Policy,
-    /// What it means.
+    /// The policy with all names resolved.
     pub plan: Plan,
-    /// Its rules files.
+    /// The rules files.
     pub rendered: Rendered,
-    /// The same rules, read as iptables reads them.
+    /// The same rules, parsed back as iptables would parse them.
     pub read: RenderedRules,
 }
 
-/// Reads and expands a policy; nothing is proven, whatever the options say.
+/// Compiles a policy without a proof, whatever the options say, for `fwc explain`.
 pub fn open_policy(path: &Path, options: Options<'_>) -> OpenedPolicy {
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let result = match policy::load(path, options.access, &mut sources, &mut findings) {
-        Some(policy) => inside(policy, options, &mut sources, &mut findings),
+        Some(policy) => parts(policy, options, &mut sources, &mut findings),
         None => Err(CompilationStopped),
     };
     OpenedPolicy {
@@ -207,7 +210,7 @@ pub fn open_policy(path: &Path, options: Options<'_>) -> OpenedPolicy {
     }
 }
 
-fn inside(
+fn parts(
     policy: Policy,
     options: Options<'_>,
     sources: &mut SourceMap,
@@ -231,12 +234,12 @@ fn outcomes(
 ) -> Result<Vec<(resolve::PlannedTest, TestOutcome)>, CompilationStopped> {
     let Expanded { plan, rendered, .. } = expanded(policy, options, sources, findings)?;
     let read = read_back(&rendered, findings).ok_or(CompilationStopped)?;
-    let outcomes = tested(policy, &plan, &read, findings);
+    let outcomes = run_tests(policy, &plan, &read, findings);
     Ok(plan.tests.into_iter().zip(outcomes).collect())
 }
 
-/// Proves the tests; those that do not hold go to the findings.
-fn tested(
+/// Proves the tests, and reports those that do not hold.
+fn run_tests(
     policy: &Policy,
     plan: &Plan,
     read: &RenderedRules,
@@ -281,13 +284,14 @@ fn rules(
     })
 }
 
-/// The plan and its rules, nothing proven yet.
+/// The plan and its rules, before the proof.
 struct Expanded {
     plan: Plan,
     templates: Templates,
     rendered: Rendered,
 }
 
+/// Resolves and expands a policy.
 fn expanded(
     policy: &Policy,
     options: Options<'_>,
@@ -311,6 +315,7 @@ fn expanded(
     let plan = plan
         .filter(|_| !findings.has_errors())
         .ok_or(CompilationStopped)?;
+    // Counted before anything is rendered: products of long lists can exceed the memory.
     if let Err(error) = expand::bound(&plan, options.max_lines) {
         findings.report(too_large(&plan, &error));
         return Err(CompilationStopped);
@@ -348,7 +353,7 @@ fn too_large(plan: &Plan, error: &expand::TooLarge) -> Diagnostic {
     )
 }
 
-/// Reports programs of the hooks that this machine does not have, or that others than root can change.
+/// Reports hook programs that this host does not have, or that someone other than root can change.
 pub fn check_hooks(policy: &Policy, findings: &mut Sink) {
     let commands = policy.hooks.after_apply.iter().flat_map(|all| &all.value);
     for command in commands {
@@ -359,28 +364,29 @@ pub fn check_hooks(policy: &Policy, findings: &mut Sink) {
         let message = format!("the hook's program `{program}` cannot be run here: {unfit}");
         let help = match unfit {
             Unfit::Unsafe(_) => {
-                "fwc runs it as root: give it and the folders above it to root, and take the right to write from others"
+                "fwc runs it as root: make root the owner of it and of the folders above it (`chown root`), and let nobody else write them (`chmod go-w`)"
             }
-            _ => "install it, or name another one; on another machine it may be right",
+            _ => "install it, or name another program; the policy may also be for another host",
         };
         findings.report(Diagnostic::error(Code::HookProgram, command.span, message).help(help));
     }
 }
 
-/// Gives each lint the level that the policy or the command line wants.
+/// Sets the level of each finding: from an `allow` comment at its place, else from the policy's `[lints]`, else its own.
+/// `--deny` comes last and beats them all.
 fn apply_levels(policy: &Policy, options: Options<'_>, findings: &mut Sink) {
     findings.apply_levels(|finding| {
         let in_place = policy.allows.iter().any(|allow| allow.silences(finding));
-        let said = match in_place {
+        let set = match in_place {
             true => Some(Level::Allow),
             false => policy.lints.get(&finding.code).map(|level| level.value),
         };
-        let denied = options.deny.denies(finding.code, finding.severity, said);
-        if denied { Some(Level::Deny) } else { said }
+        let denied = options.deny.denies(finding.code, finding.severity, set);
+        if denied { Some(Level::Deny) } else { set }
     });
 }
 
-/// Reports what the packet sets of the policy show, and returns whether the rules may still be written.
+/// Runs the lints that need packet sets, and returns `true` unless one of them is an error.
 fn linted(
     policy: &Policy,
     mut verifier: Verifier<'_>,
@@ -390,15 +396,15 @@ fn linted(
     let mut found = Sink::new();
     let complete = verifier.lints(&mut found);
     if let Err(gave_up) = &complete {
-        // The rules are proven; only advice is missing.
-        let message = format!("not all lints were looked for: {gave_up}");
+        // A warning only: the rules are proven, and only advice is missing.
+        let message = format!("some lints were not checked: {gave_up}");
         findings.report(Diagnostic {
             severity: Severity::Warning,
             ..Diagnostic::error_without_place(Code::AnalysisGaveUp, message)
         });
     }
     apply_levels(policy, options, &mut found);
-    // Whether a comment is of use is known when everything was looked for.
+    // An `allow` comment is unused only if every lint ran: one that was skipped might have needed it.
     let mut unused = Sink::new();
     let allows = policy.allows.iter().filter(|_| complete.is_ok());
     for finding in allows.filter_map(Allow::unused) {
@@ -411,19 +417,19 @@ fn linted(
     !findings.has_errors()
 }
 
-/// Reads the rules as iptables reads them.
+/// Parses the rendered rules as iptables would. The proof is about these, not about what the expander meant to write.
 fn read_back(rendered: &Rendered, findings: &mut Sink) -> Option<RenderedRules> {
     match RenderedRules::read(rendered.texts(), rendered.ipsets.as_deref()) {
         Ok(read) => Some(read),
         Err(error) => {
-            let message = format!("what the templates give cannot be read: {error}");
+            let message = format!("the generated rules cannot be parsed: {error}");
             findings.report(Diagnostic::error_without_place(Code::ProofFailed, message));
             None
         }
     }
 }
 
-/// Proves the rules and the tests of the policy; `None` where something does not hold, which is reported.
+/// Proves the rules and the tests of the policy. Returns `None` after reporting what does not hold.
 fn proven<'p>(
     policy: &'p Policy,
     expanded: &'p Expanded,
@@ -441,7 +447,7 @@ fn proven<'p>(
     let disagreements = proof.disagreements.iter();
     let mut differences: Vec<_> = disagreements.map(|one| one.diagnostic(policy)).collect();
     differences.extend(rules_without_a_line(plan, rendered));
-    let good = differences.is_empty() && proof.holds();
+    let holds = differences.is_empty() && proof.holds();
     if !differences.is_empty() {
         findings.report(proof_failed(differences, templates));
     }
@@ -452,9 +458,9 @@ fn proven<'p>(
             message,
         ));
     }
-    // Of rules that are not the policy's the tests would say nothing.
-    let good = good
-        && tested(policy, plan, &read, findings)
+    // If the rules do not match the policy, test results would only distract from that error.
+    let holds = holds
+        && run_tests(policy, plan, &read, findings)
             .iter()
             .all(TestOutcome::holds);
     let proven = Proven {
@@ -462,7 +468,7 @@ fn proven<'p>(
         took: begun.elapsed(),
         open_sets: open_sets(plan),
     };
-    good.then_some((proven, verifier))
+    holds.then_some((proven, verifier))
 }
 
 /// Describes a failed proof in one finding, with a note for each difference.
@@ -502,8 +508,8 @@ fn proof_failed(differences: Vec<Diagnostic>, templates: &Templates) -> Diagnost
         .help("change what the rules do in the policy, or with [[custom]] rules")
 }
 
-/// Finds the enabled rules and entries that have a line in no family. A rule below others that decide the same would not
-/// be missed by the proof, and nobody could tell later what had become of it.
+/// Finds the enabled rules and entries that no line of the rules files comes from. The proof cannot notice such a rule if other
+/// rules decide the same packets in the same way, but a rule that silently vanishes is a mistake.
 fn rules_without_a_line(plan: &Plan, rendered: &Rendered) -> Vec<Diagnostic> {
     let files = rendered.rules.iter();
     let owners: HashSet<LineOrigin> = files.flat_map(|(_, file)| file.origins()).collect();
@@ -534,6 +540,7 @@ fn rules_without_a_line(plan: &Plan, rendered: &Rendered) -> Vec<Diagnostic> {
     missing.map(finding).collect()
 }
 
+/// Returns the names of sets whose members fwc does not know: dynamic ones, and those of other programs.
 fn open_sets(plan: &Plan) -> Vec<String> {
     let dynamic = plan.sets.iter().filter_map(|set| match set.members {
         Members::Dynamic { .. } => Some(set.name.clone()),

@@ -301,7 +301,7 @@ fn rules_that_cannot_be_read() {
     assert_not_proven(
         "filter.j2",
         &text,
-        &["what the templates give cannot be read: the IPv4 rules, line "],
+        &["the generated rules cannot be parsed: the IPv4 rules, line "],
     );
 }
 
