@@ -1,7 +1,8 @@
-//! Network namespaces that vanish with the test, however it ends.
+//! Network namespaces that disappear with the test, however it ends.
 //!
-//! A namespace has no name: an open file holds it, so the kernel removes it (with its devices and rules) when
-//! the test's process is gone. Only a thread of our own ever enters it; the rest of the process stays where it was.
+//! A namespace has no name: only an open file refers to it, so the kernel removes it (with its devices and rules) when
+//! the test's process ends. `setns` applies to one thread, so short-lived threads enter the namespace and the rest of the
+//! process stays outside.
 
 use std::fmt;
 use std::fs::File;
@@ -18,18 +19,19 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::tools::{Backend, find};
 
-/// How many milliseconds are waited at least for what takes one or two.
+/// The bound in milliseconds for things that take one or two: only a stopped machine exceeds it.
 const PATIENCE: usize = 30_000;
 
 /// A network namespace with `lo` up and an xtables lock of its own.
 pub struct Namespace {
     file: File,
-    /// Without a name either.
+    /// iptables-legacy's lock file is shared by all namespaces (docs/design/facts.md), so tests in parallel would wait for each
+    /// other. This one is unnamed, too.
     xtables_lock: File,
 }
 
 impl Namespace {
-    /// A new, empty namespace.
+    /// Creates an empty namespace.
     pub fn new() -> Result<Self, String> {
         let file = thread::scope(|scope| {
             scope
@@ -43,7 +45,7 @@ impl Namespace {
         })?;
         let xtables_lock = tempfile::tempfile().map_err(|error| error.to_string())?;
         let namespace = Self { file, xtables_lock };
-        // Addresses can be used at once: nobody else has them.
+        // Without duplicate address detection IPv6 addresses can be used at once.
         namespace.sysctl(&[("ipv6/conf/default/accept_dad", "0")])?;
         namespace.ip(["link set lo up"])?;
         Ok(namespace)
@@ -62,19 +64,19 @@ impl Namespace {
         inside.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// A path that names the namespace while this value lives, as `ip link set DEVICE netns PATH` takes it.
+    /// Returns a path to the namespace, valid while this value lives, for `ip link set DEVICE netns PATH`.
     pub fn path(&self) -> String {
         path_of(&self.file)
     }
 
-    /// A command that has to be started inside [`Namespace::enter`].
+    /// Creates a command, which the caller must start inside of [`Namespace::enter`].
     pub fn command(&self, program: &str) -> Result<Command, String> {
         let mut command = Command::new(find(program)?);
         command.env("XTABLES_LOCKFILE", path_of(&self.xtables_lock));
         Ok(command)
     }
 
-    /// Runs a tool inside, gives it `input`, and returns what it prints; an error holds the tool's own words.
+    /// Runs a tool inside of the namespace with `input`, and returns its output. The error holds the tool's own message.
     pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = self.command(program)?;
         command
@@ -86,7 +88,7 @@ impl Namespace {
             .enter(|| {
                 let mut child = command.spawn()?;
                 if let Some(mut stdin) = child.stdin.take() {
-                    // A tool that does not read its input is no error here; its status is.
+                    // Writing fails if the tool exits early; its exit status tells more.
                     let _ = stdin.write_all(input.as_bytes());
                 }
                 child.wait_with_output()
@@ -115,7 +117,7 @@ impl Namespace {
             .map_err(|error| format!("{error}\n{batch}"))
     }
 
-    /// Sets the devices up and waits until they carry packets: the kernel may take a second over it.
+    /// Sets the devices up and waits until they are running, which may take the kernel a second.
     pub fn set_up<D: AsRef<str> + fmt::Debug + Sync>(&self, devices: &[D]) -> Result<(), String> {
         self.ip(devices
             .iter()
@@ -138,8 +140,8 @@ impl Namespace {
         })
     }
 
-    /// Waits until every IPv6 address can be used: the kernel looks for duplicates in a work queue, and where it is told not to
-    /// look (`nodad`) it says so there too (`addrconf_dad_begin` of `net/ipv6/addrconf.c`).
+    /// Waits until every IPv6 address can be used. The kernel detects duplicates in a work queue, and even with `nodad` it clears
+    /// the tentative flag only there (`addrconf_dad_begin` of `net/ipv6/addrconf.c`).
     pub fn await_addresses(&self) -> Result<(), String> {
         const TENTATIVE: u32 = 0x40; // `IFA_F_TENTATIVE` of `linux/if_addr.h`
         let is_tentative = |line: &str| {
@@ -156,7 +158,7 @@ impl Namespace {
                 }
                 thread::sleep(Duration::from_millis(1));
             }
-            Err("some addresses are still looked for elsewhere".to_owned())
+            Err("some addresses are still tentative".to_owned())
         })
     }
 
@@ -182,7 +184,7 @@ impl Namespace {
             .map(drop)
     }
 
-    /// Makes the sets of `text`, as `ipset restore` reads it; there may be none.
+    /// Creates the sets of `text`, in the format of `ipset restore`; does nothing if it is empty.
     pub fn restore_sets(&self, text: &str) -> Result<(), String> {
         if text.is_empty() {
             return Ok(());
@@ -190,7 +192,7 @@ impl Namespace {
         self.run("ipset", &["restore"], text).map(drop)
     }
 
-    /// The rules in force for one family, as `iptables-save` with `options` prints them.
+    /// Returns the live rules of one family, as `iptables-save` with `options` prints them.
     pub fn save(
         &self,
         backend: Backend,
@@ -201,7 +203,7 @@ impl Namespace {
     }
 }
 
-/// A path by which other processes can open a file that is open here.
+/// Returns a path by which other processes can open a file that is open here.
 fn path_of(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }

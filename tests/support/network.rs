@@ -1,4 +1,4 @@
-//! Hosts, the links between them, and what one can reach on another.
+//! Links between hosts, and clients and servers that show which packets pass.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,17 +12,17 @@ use nix::unistd::{Uid, setfsuid};
 
 use super::namespace::Namespace;
 
-/// What is expected to come back comes in a moment; a busy machine may take its time, and is not what is tested.
+/// The bound for an expected reply. It comes in a moment; the bound is for busy machines.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Silence is heard after this: long enough for a second attempt, since TCP asks again after a second.
+/// How long no reply counts as silence: long enough for a second attempt, since TCP retransmits a SYN after a second.
 const SILENCE: Duration = Duration::from_millis(1500);
 
 thread_local! {
     static EXPECTED: Cell<Reply> = const { Cell::new(Reply::Answer) };
 }
 
-/// Runs `body`, in which this reply is expected: only for silence is it too long to wait until a slow machine must have
-/// answered.
+/// Runs `body`, in which this reply is expected. Tests that expect silence wait 1.5 seconds only; with the bound for answers each
+/// of them would take 30.
 pub fn expecting<T>(reply: Reply, body: impl FnOnce() -> T) -> T {
     let before = EXPECTED.replace(reply);
     let done = body();
@@ -30,7 +30,7 @@ pub fn expecting<T>(reply: Reply, body: impl FnOnce() -> T) -> T {
     done
 }
 
-/// How long a reply is waited for in this thread.
+/// Returns how long this thread waits for a reply.
 fn patience() -> Duration {
     match EXPECTED.get() {
         Reply::Answer | Reply::Refusal => PATIENCE,
@@ -38,12 +38,12 @@ fn patience() -> Duration {
     }
 }
 
-/// What a client hears.
+/// What a client receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Data that the server sent.
     Answer,
-    /// A refusal: a reset or an unreachable.
+    /// A TCP reset, or an ICMP destination unreachable.
     Refusal,
     /// Nothing.
     Silence,
@@ -62,7 +62,7 @@ impl fmt::Display for Reply {
 /// One end of a link: the host, its device there, and the device's addresses with prefix lengths.
 pub struct End<'a>(pub &'a Namespace, pub &'a str, pub &'a [&'a str]);
 
-/// Joins two hosts.
+/// Connects two hosts by a veth pair.
 pub fn link(left: &End<'_>, right: &End<'_>) -> Result<(), String> {
     let peer = right.0.path();
     left.0.ip([format!(
@@ -71,7 +71,7 @@ pub fn link(left: &End<'_>, right: &End<'_>) -> Result<(), String> {
     )])?;
     for End(host, device, addresses) in [left, right] {
         let lines = addresses.iter().map(|address| {
-            // Usable at once, without a look for duplicates.
+            // Usable at once, without duplicate address detection.
             let option = if address.contains(':') { "nodad" } else { "" };
             format!("addr add {address} dev {device} {option}")
         });
@@ -89,7 +89,7 @@ pub fn tcp(from: &Namespace, to: &Namespace, address: SocketAddr) -> Result<Repl
     tcp_as(None, from, to, address)
 }
 
-/// The same by a process of this user.
+/// Like [`tcp`], with a client that runs as this user.
 pub fn tcp_as(
     user: Option<u32>,
     from: &Namespace,
@@ -110,22 +110,22 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The client as the server sees it.
+    /// Returns the client's address as the server sees it.
     pub fn seen(&self) -> Result<SocketAddr, String> {
         self.server.peer_addr().map_err(|error| error.to_string())
     }
 
-    /// Whom the client called, as the server sees it.
+    /// Returns the address that the client called, as the server sees it.
     pub fn called(&self) -> Result<SocketAddr, String> {
         self.server.local_addr().map_err(|error| error.to_string())
     }
 
-    /// How many bytes the client puts into a segment.
+    /// Returns the client's maximum segment size, in bytes.
     pub fn segment(&self) -> Result<u32, String> {
         getsockopt(&self.client, sockopt::TcpMaxSeg).map_err(|error| error.to_string())
     }
 
-    /// How many bytes the client, and the server, put into a segment.
+    /// Returns the maximum segment sizes of the client and the server, in bytes.
     pub fn segments(&self) -> Result<[u32; 2], String> {
         let of_server = getsockopt(&self.server, sockopt::TcpMaxSeg);
         Ok([
@@ -134,18 +134,18 @@ impl Connection {
         ])
     }
 
-    /// The client says this.
+    /// Sends text from the client, and waits until the server has received it.
     pub fn say(&self, text: &str) -> Result<(), String> {
         let said = (&self.client).write_all(text.as_bytes());
         said.map_err(|error| format!("asking: {error}"))?;
-        // Until the server has it, it went all the way.
+        // Only the arrival shows that the text passed the rules.
         let mut heard = vec![0; text.len()];
         let set = self.server.set_read_timeout(Some(PATIENCE));
         let read = set.and_then(|()| (&self.server).read_exact(&mut heard));
-        read.map_err(|error| format!("what the client said did not arrive: {error}"))
+        read.map_err(|error| format!("the client's text did not arrive: {error}"))
     }
 
-    /// The server says something, and the client hears it or not.
+    /// Sends a byte from the server, and returns what the client receives.
     pub fn talk(&self) -> Result<Reply, String> {
         let failed = |error: std::io::Error| format!("serving: {error}");
         (&self.server).write_all(b"x").map_err(failed)?;
@@ -154,7 +154,7 @@ impl Connection {
         })
     }
 
-    /// The client says something, and the server hears it or not.
+    /// Sends a byte from the client, and returns what the server receives.
     pub fn talk_back(&self) -> Result<Reply, String> {
         let failed = |error: std::io::Error| format!("asking: {error}");
         (&self.client).write_all(b"x").map_err(failed)?;
@@ -164,7 +164,7 @@ impl Connection {
     }
 }
 
-/// Starts a server on `to` and opens a connection from `from`; else what the client hears.
+/// Starts a server on `to` and opens a connection from `from`. The inner error is what the client receives instead.
 pub fn connect(
     user: Option<u32>,
     from: &Namespace,
@@ -181,18 +181,18 @@ pub fn connect(
     })
 }
 
-/// A server that waits, at an address that need not be the one that clients call.
+/// A TCP server. Its address may differ from the one that clients call, if a rule translates it.
 pub struct Listener(TcpListener);
 
 impl Listener {
-    /// Starts it.
+    /// Starts the server.
     pub fn new(on: &Namespace, address: SocketAddr) -> Result<Self, String> {
         let listener = bound(on, || TcpListener::bind(address));
         let listener = listener.map_err(|error| format!("listening at {address}: {error}"))?;
         Ok(Self(listener))
     }
 
-    /// One that gets connections to addresses of others, where the rules hand them over.
+    /// Starts a server that accepts connections to addresses of other hosts, which a TPROXY rule hands to it.
     pub fn transparent(on: &Namespace, address: SocketAddr) -> Result<Self, String> {
         let listener = Self::new(on, address)?;
         // For IPv6 too: the kernel has one flag for both.
@@ -208,8 +208,8 @@ impl Listener {
     }
 }
 
-/// Opens a connection to an address, behind which one of these servers stands: the connection and the number of the
-/// server that got it; else what the client hears.
+/// Opens a connection to an address that rules translate to one of these servers. Returns the connection and the index of the
+/// server that accepted it; the inner error is what the client receives instead.
 pub fn connect_to_one(
     from: &Namespace,
     address: SocketAddr,
@@ -234,8 +234,8 @@ pub fn connect_to_one(
     Err(format!("{address}: none of the servers got the connection"))
 }
 
-/// Takes an address. A program that another thread starts holds our sockets between its fork and its exec, so one that was
-/// closed just now may still have the address for a moment.
+/// Binds an address, and tries again while it is in use. A program that another thread starts holds our sockets between its fork
+/// and its exec, so a socket that was closed just now may keep its address for a moment.
 fn bound<S: Send>(
     on: &Namespace,
     bind: impl Fn() -> std::io::Result<S> + Send + Sync,
@@ -256,7 +256,7 @@ fn bound<S: Send>(
 fn dial(user: Option<u32>, from: &Namespace, address: SocketAddr) -> Result<TcpStream, Reply> {
     let patience = patience();
     let connected = from.enter(|| {
-        // Of this thread alone: the socket belongs to the user from its making on.
+        // `setfsuid` applies to this thread alone, and the socket belongs to the user from its creation.
         user.map(|user| setfsuid(Uid::from_raw(user)));
         TcpStream::connect_timeout(&address, patience)
     });
@@ -268,7 +268,7 @@ pub fn udp(from: &Namespace, to: &Namespace, address: SocketAddr) -> Result<Repl
     udp_by_way(from, address, to, address).map(|(reply, _)| reply)
 }
 
-/// The same where the server is at another address than the one that is called; also the client as the server sees it.
+/// Like [`udp`], with a server at another address than the one that is called. Also returns the client as the server sees it.
 pub fn udp_by_way(
     from: &Namespace,
     address: SocketAddr,
@@ -290,7 +290,7 @@ pub fn udp_by_way(
         .map_err(failed)?;
     match client.send(b"x") {
         Ok(_) => {}
-        // OUTPUT dropped it; a sender of datagrams hears of that.
+        // OUTPUT dropped it, which the kernel reports to the sender of a datagram as EPERM.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Ok((Reply::Silence, None));
         }
@@ -307,9 +307,9 @@ pub fn udp_by_way(
     Ok((reply, seen))
 }
 
-/// Waits until no connection of a host is open, or on its way to be closed: none of their packets is left then.
+/// Waits until no connection of a host is open or being closed, so that no packet of them is under way.
 pub fn no_open_tcp(host: &Namespace) -> Result<(), String> {
-    // `include/net/tcp_states.h`: what waits for late packets, and what listens.
+    // The states of `include/net/tcp_states.h` that send no packets.
     const TIME_WAIT: &str = "06";
     const LISTEN: &str = "0A";
     let deadline = Instant::now() + PATIENCE;
@@ -337,10 +337,10 @@ pub fn no_open_tcp(host: &Namespace) -> Result<(), String> {
     }
 }
 
-/// Pings an address.
+/// Pings an address, and returns whether it answers.
 pub fn ping(from: &Namespace, address: IpAddr) -> Reply {
     let address = address.to_string();
-    // With a deadline ping asks again until it is answered, and ends with the first answer.
+    // With `-w` ping sends requests until the deadline, and with `-c 1` it ends at the first answer.
     let seconds = patience().as_secs_f32().ceil().to_string();
     match from.run("ping", &["-n", "-c", "1", "-w", &seconds, &address], "") {
         Ok(_) => Reply::Answer,
@@ -357,7 +357,7 @@ fn heard(
         return Ok(match read() {
             Ok(1) => Reply::Answer,
             Ok(_) => Reply::Silence,
-            // A signal to the process says nothing of the socket.
+            // A signal interrupted the call; the socket is not affected.
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => silence_or_refusal(error.kind()),
         });

@@ -1,4 +1,4 @@
-//! What fwc prints against the schemas that it publishes.
+//! Compares the JSON that fwc prints with its published schemas.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex};
 use jsonschema::Validator;
 use serde_json::Value;
 
-/// Panics where a text is a JSON document of fwc's own, and is not as its schema in `docs/reference/schemas/` says.
+/// Panics if a text is a JSON document of fwc that does not match its schema in `docs/reference/schemas/`. Ignores any other text.
 pub fn assert_documented(text: &str) {
     static VALIDATORS: LazyLock<Mutex<HashMap<String, Validator>>> = LazyLock::new(Mutex::default);
     let Ok(document) = serde_json::from_str::<Value>(text) else {
@@ -31,7 +31,8 @@ pub fn assert_documented(text: &str) {
     assert!(errors.is_empty(), "fwc.{name}: {errors:#?}\n{document:#}");
 }
 
-/// The schema of `NAME/VERSION`, which here takes no field that it does not name.
+/// Returns the validator of `NAME/VERSION`. Published schemas allow unknown fields; here these are errors, so that no field stays
+/// undocumented.
 fn validator(name: &str) -> Validator {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = root.join(format!(
@@ -44,7 +45,8 @@ fn validator(name: &str) -> Validator {
     jsonschema::draft202012::new(&schema).expect("a schema")
 }
 
-/// Forbids other fields in each object. Of alternatives the object around them does so, which knows which one was taken.
+/// Forbids unknown fields in each object. Alternatives (`oneOf`) are closed by the object around them, because a single
+/// alternative does not know the fields of the others.
 fn close(schema: &mut Value, is_whole: bool) {
     match schema {
         Value::Object(map) => {

@@ -15,10 +15,10 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Both.
+    /// Both backends.
     pub const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 
-    /// The name of a tool of this backend: `iptables-nft-save`, `ip6tables-legacy-restore`, `iptables-nft`.
+    /// Returns the name of a tool of this backend: `iptables-nft-save`, `ip6tables-legacy-restore`, `iptables-nft`.
     pub fn tool(self, family: Family, action: Option<&str>) -> String {
         let program = match family {
             Family::V4 => "iptables",
@@ -40,7 +40,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The path of a tool, or a sentence that says that it is not there.
+/// Returns the path of a tool, or a message that it is not installed.
 pub fn find(name: &str) -> Result<PathBuf, String> {
     ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
         .iter()
