@@ -58,9 +58,9 @@ pub fn look(live: &PerFamily<LiveRuleset>, wanted: &PerFamily<LiveRuleset>) -> V
         found.extend((open > 0).then(|| Concern {
             name: UNTRACKED,
             what: format!(
-                "these are the first rules here that look at connections, and {open} TCP connections are open, which the kernel did not track so far: what comes in on them may be dropped until this host sends on them"
+                "connection tracking starts with these rules, and {open} TCP connections are open, which the kernel did not track so far: their incoming packets may be dropped until this host sends on them"
             ),
-            advice: "`fwc apply --warm` makes them known first; without it an SSH session goes on when you type, and what hangs has to be restarted".to_owned(),
+            advice: "`fwc apply --warm` adds them to connection tracking first; without it, an SSH session continues as soon as you type, and clients that hang must be restarted".to_owned(),
         }));
     }
     found

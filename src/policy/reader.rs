@@ -174,19 +174,19 @@ impl<'t> FileValue<'t> {
         Date::new(date.year.cast_signed(), month, day).ok()
     }
 
-    /// Reports that the value of `key` has the wrong type; `wanted` is the right one in words.
+    /// Reports that the value of `key` has the wrong type; `wanted` is the right one, for the message.
     pub fn wrong_type(self, key: &str, wanted: &str, sink: &mut Sink) {
         let found = match self.value {
-            DeValue::String(_) => "a text",
+            DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a number",
             DeValue::Float(_) => "a decimal number",
-            DeValue::Boolean(_) => "true or false",
+            DeValue::Boolean(_) => "a boolean",
             DeValue::Datetime(date) if date.time.is_some() => "a date with a time",
             DeValue::Datetime(_) => "a date",
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        let message = format!("`{key}` is {wanted}, not {found}");
+        let message = format!("`{key}` must be {wanted}, not {found}");
         let mut diagnostic = Diagnostic::error(Code::BadType, self.span, message);
         if let (Some(text), "true or false") = (self.as_text(), wanted)
             && ["true", "false"].contains(&text)
@@ -200,7 +200,7 @@ impl<'t> FileValue<'t> {
     pub fn text(self, key: &str, sink: &mut Sink) -> Option<Located<&'t str>> {
         let text = self.as_text();
         if text.is_none() {
-            self.wrong_type(key, "a text in quotes", sink);
+            self.wrong_type(key, "a string", sink);
         }
         Some(Located::new(text?, self.span))
     }

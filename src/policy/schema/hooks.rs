@@ -200,7 +200,7 @@ fn read_command(value: FileValue<'_>, sink: &mut Sink) -> Option<CommandLine> {
     let mut words = Vec::new();
     for word in value.list(AFTER_APPLY, sink)? {
         let Some(text) = word.as_text() else {
-            word.wrong_type(AFTER_APPLY, "made of texts in quotes", sink);
+            word.wrong_type(AFTER_APPLY, "made of strings", sink);
             continue;
         };
         let text = Located::new(text, word.span);

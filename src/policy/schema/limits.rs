@@ -223,7 +223,7 @@ pub(super) fn read_rate(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Opt
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => number.to_string(),
         _ => {
-            value.wrong_type(key, "a text such as \"10/minute\"", sink);
+            value.wrong_type(key, "a string such as \"10/minute\"", sink);
             return None;
         }
     };

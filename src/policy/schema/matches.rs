@@ -55,7 +55,7 @@ pub(super) fn mark_of(
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => number.to_string(),
         _ => {
-            value.wrong_type(key, "a text such as \"0x10/0xff\"", sink);
+            value.wrong_type(key, "a string such as \"0x10/0xff\"", sink);
             return None;
         }
     };
