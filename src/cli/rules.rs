@@ -9,8 +9,7 @@ use super::change::print_concerns;
 use super::{Exit, Output};
 use crate::diag::Sink;
 use crate::diff::{self, IPSETS_FILE};
-use crate::iptables::TableName;
-use crate::iptables::{self, Extensions, Match, Ruleset};
+use crate::iptables::{self, Extensions, Ruleset, TableName};
 use crate::live::preflight;
 use crate::live::{Backend, Host, Ipsets, Real};
 use crate::net::{Family, IntervalSet, PerFamily};
@@ -161,35 +160,33 @@ pub fn live(backend: Option<Backend>, command: &str, output: &Output) -> Result<
             .map_err(|error| Stop::Because(format!("the live {family} rules, {error}")))?;
         found.rules[family] = Some((ruleset, None));
     }
-    let names: BTreeSet<String> = found
-        .rules
-        .iter()
-        .filter_map(|(_, rules)| rules.as_ref())
-        .flat_map(|(ruleset, _)| set_names(ruleset))
-        .collect();
-    if !names.is_empty() {
-        let listed = host.list_sets()?;
-        for name in names {
-            // Only these types hold plain addresses, which is all that the analysis understands; other sets are not read.
-            let is_plain = |kind: &str| matches!(kind, "hash:net" | "hash:ip");
-            if listed
-                .get(&name)
-                .is_some_and(|set| is_plain(&set.header.kind))
-                && let Some(members) = host.save_set(&name)?.addresses()
-            {
-                found.members.insert(name, members);
-            }
-        }
-    }
+    let rulesets = found.rules.iter().filter_map(|(_, rules)| rules.as_ref());
+    found.members = live_members(&host, rulesets.map(|(ruleset, _)| ruleset))?;
     Ok(found)
 }
 
-fn set_names(ruleset: &Ruleset) -> impl Iterator<Item = String> {
-    let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
-    let rules = chains.flat_map(|chain| &chain.rules);
-    let matches = rules.flat_map(|rule| &rule.matches);
-    matches.filter_map(|one| match one {
-        Match::Set(set) => Some(set.name.to_string()),
-        _ => None,
-    })
+/// Reads the present members of the sets that live rules name.
+pub fn live_members<'r>(
+    host: &Real,
+    rulesets: impl Iterator<Item = &'r Ruleset>,
+) -> Result<BTreeMap<String, IntervalSet>, Stop> {
+    let mut members = BTreeMap::new();
+    let names: BTreeSet<&str> = rulesets.flat_map(diff::named_sets).collect();
+    // Listing needs the tool `ipset`, which a host without sets may not have.
+    if names.is_empty() {
+        return Ok(members);
+    }
+    let listed = host.list_sets()?;
+    for name in names {
+        // Only these types hold plain addresses, which is all that the analysis understands; other sets are not read.
+        let is_plain = |kind: &str| matches!(kind, "hash:net" | "hash:ip");
+        if listed
+            .get(name)
+            .is_some_and(|set| is_plain(&set.header.kind))
+            && let Some(addresses) = host.save_set(name)?.addresses()
+        {
+            members.insert(name.to_owned(), addresses);
+        }
+    }
+    Ok(members)
 }

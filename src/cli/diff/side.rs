@@ -1,6 +1,6 @@
 //! One side of a comparison: its rules, its sets, and where they come from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
@@ -9,7 +9,7 @@ use crate::apply::Owned;
 use crate::cli::Output;
 use crate::cli::change::print_concerns;
 use crate::cli::compile::{CompileArgs, compile_from, policy_path};
-use crate::cli::rules::Stop;
+use crate::cli::rules::{Stop, live_members};
 use crate::compile::Compiled;
 use crate::diag::Sink;
 use crate::diff::{self, ComparedRules, IPSETS_FILE, Operand, Responsible};
@@ -259,23 +259,7 @@ impl OperandReader<'_> {
             side.dumps[family] = Some(dump);
         }
         let rulesets = side.rules.iter().filter_map(|(_, rules)| rules.as_ref());
-        let names: BTreeSet<String> = rulesets
-            .flat_map(diff::named_sets)
-            .map(str::to_owned)
-            .collect();
-        if names.is_empty() {
-            return Ok(side);
-        }
-        let listed = host.list_sets()?;
-        for name in names {
-            // Only these types hold plain addresses, which is all that the analysis understands.
-            let plain = |kind: &str| matches!(kind, "hash:net" | "hash:ip");
-            if listed.get(&name).is_some_and(|set| plain(&set.header.kind))
-                && let Some(members) = host.save_set(&name)?.addresses()
-            {
-                side.members.insert(name, members);
-            }
-        }
+        side.members = live_members(host, rulesets)?;
         Ok(side)
     }
 }
