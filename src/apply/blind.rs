@@ -12,9 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::owned::Owned;
+use super::owned::{Fallthrough, Owned};
 use super::panic;
-use super::transition_filter::Fallthrough;
 use crate::iptables::TableName;
 use crate::live::{self, Host, LiveChain, LiveChains, LiveRuleset};
 use crate::net::Family;

@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::guard::Lockout;
-use super::ownership::{Finding, FindingKind};
+use super::lockout::Lockout;
+use super::ownership::Finding;
 use crate::live::sets::SetsError;
 use crate::live::{self, DumpError};
 use crate::net::Family;
@@ -382,15 +382,4 @@ fn strays(findings: &[Finding]) -> String {
         "\nwhat to do: put what is to stay into the policy, or leave out --keep-stray, which removes them",
     );
     text
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {}: ", self.family, self.table)?;
-        match &self.what {
-            FindingKind::Rule(spec) => write!(out, "-A {} {spec}", self.chain),
-            FindingKind::Chain(1) => write!(out, "chain {} with 1 rule", self.chain),
-            FindingKind::Chain(rules) => write!(out, "chain {} with {rules} rules", self.chain),
-        }
-    }
 }

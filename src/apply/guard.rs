@@ -1,9 +1,9 @@
 //! The lockout guard: the connection that the user sits on has to pass the rules to come, and a new one like it too.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::lockout::Lockout;
 use super::{ApplyPlan, Error};
 use crate::iptables::{
     AddressTypes, Match, NatTarget, Negatable, Ruleset, TableName, Target, UndecidedCondition,
@@ -14,27 +14,6 @@ use crate::live::requester::ClientConnection;
 use crate::live::route::{self, Carrier, Link, Reaches, Route};
 use crate::live::{self, Host, Ipsets, connection};
 use crate::net::{Family, Hook, Packet, PerFamily, Protocol, State, TcpFlags, Translated};
-
-/// Something of the user's way to this host that the rules to come stop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lockout {
-    /// What it is, in words.
-    pub what: String,
-    /// The packet; `None` where it is not known well enough.
-    pub packet: Option<Packet>,
-    /// What stops it.
-    pub by: String,
-}
-
-impl fmt::Display for Lockout {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.what)?;
-        if let Some(packet) = &self.packet {
-            write!(out, "\n    packet: {packet}")?;
-        }
-        write!(out, "\n    stopped by: {}", self.by)
-    }
-}
 
 /// What of the user's connections, and of the tunnels that they come through, would not get through.
 pub(super) fn check(

@@ -2,79 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
-use super::journal::{Intent, RulesetFiles};
-use super::{Error, clock, store};
+use super::disk;
+use super::error::Error;
+use super::records::HistoryEntry;
 use crate::files;
-
-const SCHEMA: &str = "fwc.history/1";
 
 /// So many entries are kept of what stayed, and so many of what was taken back.
 const LONGEST: usize = 50;
-
-/// One transaction of the past.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryEntry {
-    schema: String,
-    /// Counted up.
-    pub number: u64,
-    /// When it ended, in UTC.
-    pub time: String,
-    /// Where its ruleset came from.
-    pub policy: String,
-    /// How it ended.
-    pub outcome: TransactionOutcome,
-    /// The ruleset that stayed; `None` for what was taken back.
-    pub ruleset: Option<RulesetFiles>,
-}
-
-/// How a transaction ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TransactionOutcome {
-    /// It stayed: by what it was confirmed.
-    Kept(String),
-    /// It was taken back: why.
-    TakenBack(String),
-}
-
-impl HistoryEntry {
-    /// What stayed of a transaction.
-    pub(super) fn kept(intent: &Intent, by: &str) -> Self {
-        Self {
-            schema: SCHEMA.to_owned(),
-            number: intent.number,
-            time: clock::now(),
-            policy: intent.policy.clone(),
-            outcome: TransactionOutcome::Kept(by.to_owned()),
-            ruleset: Some(intent.ruleset.clone()),
-        }
-    }
-
-    /// What was taken back.
-    pub(super) fn taken_back(intent: &Intent, why: &str) -> Self {
-        Self {
-            outcome: TransactionOutcome::TakenBack(why.to_owned()),
-            ruleset: None,
-            ..Self::kept(intent, "")
-        }
-    }
-
-    /// What was there before fwc's first change, as far as it was fwc's to change then.
-    pub(super) fn before_fwc(intent: &Intent) -> Self {
-        Self {
-            number: 0,
-            policy: "what was there before fwc".to_owned(),
-            ruleset: Some(RulesetFiles {
-                rules: intent.before.clone(),
-                ownership: intent.ruleset.ownership.clone(),
-                ..RulesetFiles::default()
-            }),
-            ..Self::kept(intent, "")
-        }
-    }
-}
 
 /// The entries of one folder of rules files.
 #[derive(Clone, Debug)]
@@ -114,8 +48,7 @@ impl History {
     pub fn entries(&self) -> Result<Vec<HistoryEntry>, Error> {
         let read = |number| -> Result<Option<HistoryEntry>, Error> {
             let path = self.path(number);
-            let text =
-                files::read_kept(&path).map_err(|error| Error::io("cannot read", &path, error))?;
+            let text = disk::read(&path)?;
             let parse = |text: String| serde_json::from_str(&text);
             text.map(parse)
                 .transpose()
@@ -153,7 +86,7 @@ impl History {
         let path = self.path(entry.number);
         let text = serde_json::to_string(entry)
             .map_err(|error| Error::io("cannot write", &path, error.into()))?;
-        store::write(&path, &(text + "\n"))?;
+        disk::write(&path, &(text + "\n"))?;
         self.forget();
         Ok(())
     }
@@ -177,11 +110,12 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use super::{History, HistoryEntry, LONGEST, RulesetFiles, SCHEMA, TransactionOutcome};
+    use super::{History, LONGEST};
+    use crate::apply::records::{HistoryEntry, RulesetFiles, TransactionOutcome};
 
     fn entry(number: u64, stayed: bool) -> HistoryEntry {
         HistoryEntry {
-            schema: SCHEMA.to_owned(),
+            schema: HistoryEntry::SCHEMA.to_owned(),
             number,
             time: String::new(),
             policy: String::new(),

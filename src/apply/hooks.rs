@@ -3,42 +3,19 @@
 //! What is owed is on disk before the journal says that the change is done. So whatever dies, a later fwc knows what was not run:
 //! it runs it, or says so. A hook that failed is owed as well. A change that stays replaces what earlier ones left.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::journal::Intent;
-use super::store::{self, write};
-use super::{Error, Store};
+use super::error::Error;
+use super::owed;
+use super::records::OwedHook;
+use super::store::Store;
 use crate::fault::{self, Point};
-use crate::files::{self, find_program};
+use crate::files::find_program;
 use crate::live::program::{self, Ended, Signals};
 use crate::policy::CommandLine;
 
-const SCHEMA: &str = "fwc.hooks/1";
-
 /// So long a hook may take.
 pub const TIME_OUT: Duration = Duration::from_secs(60);
-
-/// The hooks that are to be run, or to be run again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owed {
-    schema: String,
-    /// The change that they belong to.
-    pub number: u64,
-    /// In the order of the policy.
-    pub hooks: Vec<OwedHook>,
-}
-
-/// A hook that is to be run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwedHook {
-    /// What is run.
-    pub command: CommandLine,
-    /// How it ended the last time, in words; `None` where it was not run to an end yet.
-    pub failed: Option<String>,
-}
 
 /// A hook that was run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,62 +54,6 @@ pub trait Watcher {
     fn begins(&mut self, command: &CommandLine);
     /// A hook ended.
     fn ended(&mut self, hook: &HookRun);
-}
-
-fn path(folder: &Path) -> PathBuf {
-    folder.join("hooks.json")
-}
-
-/// What is owed in the folder of a namespace.
-pub(super) fn owed_in(folder: &Path) -> Result<Option<Owed>, Error> {
-    let path = path(folder);
-    let text = files::read_kept(&path).map_err(|error| Error::io("cannot read", &path, error))?;
-    let bad = |reason: String| Error::BadOwed {
-        path: path.clone(),
-        reason,
-    };
-    let Some(text) = text else {
-        return Ok(None);
-    };
-    let owed: Owed = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-    if owed.schema != SCHEMA {
-        return Err(bad(format!("its schema is `{}`", owed.schema)));
-    }
-    Ok(Some(owed))
-}
-
-/// Writes down that the hooks of a change are to be run. What earlier changes left is forgotten: they are the whole of what is
-/// wanted now.
-pub(super) fn owe(store: &Store, intent: &Intent) -> Result<(), Error> {
-    let hooks = intent.ruleset.after_apply.iter();
-    let hooks = hooks.map(|command| OwedHook {
-        command: command.clone(),
-        failed: None,
-    });
-    let hooks: Vec<_> = hooks.collect();
-    settle(store, intent.number, hooks)
-}
-
-fn settle(store: &Store, number: u64, hooks: Vec<OwedHook>) -> Result<(), Error> {
-    let folder = store.folder();
-    let path = path(&folder);
-    let failed = |source| Error::io("cannot write", &path, source);
-    if hooks.is_empty() {
-        return forget(&folder);
-    }
-    let owed = Owed {
-        schema: SCHEMA.to_owned(),
-        number,
-        hooks,
-    };
-    let text = serde_json::to_string(&owed).map_err(|error| failed(error.into()))?;
-    write(&path, &(text + "\n"))
-}
-
-/// Nothing is owed in the folder of a namespace any more.
-pub(super) fn forget(folder: &Path) -> Result<(), Error> {
-    let path = path(folder);
-    store::remove(&path)
 }
 
 /// Runs what is owed, each in its turn; one that fails does not keep the others from being run. The caller does not hold the
@@ -179,7 +100,7 @@ pub fn run_owed(store: &Store, watcher: &mut dyn Watcher) -> Result<Ran, Error> 
     let _lock = store.lock_memory()?;
     // A change that stayed meanwhile owes its own.
     if store.owed()?.is_some_and(|owed| owed.number == ran.number) {
-        settle(store, ran.number, still)?;
+        owed::write(&store.folder(), ran.number, still)?;
     }
     Ok(ran)
 }

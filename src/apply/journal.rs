@@ -9,136 +9,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::Error;
-use super::clock;
-use super::owned::Owned;
-use super::store;
+use super::error::Error;
+use super::records::{Intent, JournalStep};
+use super::{clock, disk};
 use crate::fault::{self, Point};
 use crate::files::{self, OpenFolder, Trust};
-use crate::net::PerFamily;
-use crate::policy::CommandLine;
-use crate::resolve::Ownership;
-
-const SCHEMA: &str = "fwc.transaction/1";
-
-/// A complete ruleset as files: what an apply puts in force, and a rollback too.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RulesetFiles {
-    /// For `iptables-restore`.
-    pub rules: PerFamily<String>,
-    /// For `ipset restore`; `None` where no set is needed.
-    pub sets: Option<String>,
-    /// Whose the tables are.
-    #[serde(default)]
-    pub ownership: Ownership,
-    /// What is run when it stays, one after another.
-    #[serde(default)]
-    pub after_apply: Vec<CommandLine>,
-}
-
-/// What a transaction is about to do.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Intent {
-    pub(super) schema: String,
-    /// Counted up, for each folder of rules files.
-    pub number: u64,
-    /// When it began, in UTC.
-    pub begun: String,
-    /// Where the ruleset comes from, in words.
-    pub policy: String,
-    /// The parts of live that it may change.
-    pub owned: Owned,
-    /// These parts as they were, with counters.
-    pub before: PerFamily<String>,
-    /// These parts as they will be, in the kernel's form.
-    pub after: PerFamily<String>,
-    /// The filter tables in between, where the change has three phases.
-    pub bridges: PerFamily<Option<String>>,
-    /// The sets that differ, as they were.
-    pub sets_before: String,
-    /// The sets that differ, as they will be.
-    pub sets_after: String,
-    /// The files for the next boot.
-    pub ruleset: RulesetFiles,
-    /// Their folder.
-    pub persist_dir: PathBuf,
-    /// The TCP connections of this host when it began.
-    pub connections: Vec<String>,
-    /// The process that guards it.
-    #[serde(default)]
-    pub watchdog: Option<u32>,
-}
-
-impl Intent {
-    /// The name of its form.
-    pub(super) fn schema() -> String {
-        SCHEMA.to_owned()
-    }
-}
-
-/// How far a transaction is. Each step is written down before it begins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(tag = "step", rename_all = "snake_case")]
-pub enum JournalStep {
-    /// Nothing was changed yet.
-    Begun,
-    /// Sets and rules are being changed.
-    Changing {
-        /// When that has to be over and confirmed, in milliseconds since boot.
-        #[serde(default = "never")]
-        deadline: u64,
-    },
-    /// All is in force, and goes back unless it is confirmed in time.
-    Pending {
-        /// On the clock that runs since boot, sleep included, in milliseconds.
-        deadline: u64,
-        /// The same as a time of day, in UTC.
-        until: String,
-    },
-    /// It stays: the files for the next boot are being written.
-    Confirmed {
-        /// By what.
-        by: String,
-    },
-    /// All is done.
-    Done,
-    /// It is being taken back.
-    Undoing {
-        /// Why.
-        why: String,
-        /// When that has to be over, in milliseconds since boot; then somebody else does it.
-        #[serde(default = "never")]
-        deadline: u64,
-    },
-    /// It was taken back.
-    Undone,
-}
-
-/// The deadline in a journal that an older version of fwc began.
-const fn never() -> u64 {
-    u64::MAX
-}
-
-impl JournalStep {
-    /// Whether nothing is left to do.
-    pub fn is_end(&self) -> bool {
-        matches!(self, Self::Done | Self::Undone)
-    }
-
-    /// The points around writing it down.
-    fn points(&self) -> Option<(Point, Point)> {
-        Some(match self {
-            Self::Begun => return None,
-            Self::Changing { .. } => (Point::JournalChanging, Point::Changing),
-            Self::Pending { .. } => (Point::JournalPending, Point::Pending),
-            Self::Confirmed { .. } => (Point::JournalConfirmed, Point::Confirmed),
-            Self::Done => (Point::JournalDone, Point::Done),
-            Self::Undoing { .. } => (Point::JournalUndoing, Point::Undoing),
-            Self::Undone => (Point::JournalUndone, Point::Undone),
-        })
-    }
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
@@ -178,11 +53,11 @@ impl Journal {
         let failed = |source| Error::io("cannot write", &path, source);
         fault::at(Point::Intent).map_err(failed)?;
         let text = serde_json::to_string(intent).map_err(|error| failed(error.into()))?;
-        store::write(&path, &(text + "\n"))?;
+        disk::write(&path, &(text + "\n"))?;
         fault::at(Point::IntentWritten).map_err(failed)?;
         // Its first line: until it is there, the journal speaks of the transaction before.
         let line = line(intent.number, &JournalStep::Begun).map_err(failed)?;
-        store::write(&self.lines_path(), &line)
+        disk::write(&self.lines_path(), &line)
     }
 
     /// Writes down who guards the transaction.
@@ -191,14 +66,14 @@ impl Journal {
         let path = self.intent_path();
         let text = serde_json::to_string(intent)
             .map_err(|error| Error::io("cannot write", &path, error.into()))?;
-        store::write(&path, &(text + "\n"))
+        disk::write(&path, &(text + "\n"))
     }
 
     /// Writes a step down, on disk when it returns.
     pub(super) fn write(&self, intent: &Intent, step: &JournalStep) -> Result<(), Error> {
         let path = self.lines_path();
         let failed = |source| Error::io("cannot write", &path, source);
-        let (before, after) = step.points().unzip();
+        let (before, after) = points(step).unzip();
         let at = |point: Option<Point>| point.map_or(Ok(()), fault::at);
         at(before).map_err(failed)?;
         append(&path, &line(intent.number, step).map_err(failed)?).map_err(failed)?;
@@ -208,10 +83,7 @@ impl Journal {
     /// The last transaction and how far it is; `None` where there was none, or nothing of it began.
     pub fn last(&self) -> Result<Option<(Intent, JournalStep)>, Error> {
         let path = self.intent_path();
-        let read = |path: &Path| {
-            files::read_kept(path).map_err(|error| Error::io("cannot read", path, error))
-        };
-        let Some(text) = read(&path)? else {
+        let Some(text) = disk::read(&path)? else {
             return Ok(None);
         };
         let bad = |reason: String| Error::BadRecord {
@@ -219,10 +91,10 @@ impl Journal {
             reason,
         };
         let intent: Intent = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-        if intent.schema != SCHEMA {
+        if intent.schema != Intent::SCHEMA {
             return Err(bad(format!("its schema is `{}`", intent.schema)));
         }
-        let lines = read(&self.lines_path())?.unwrap_or_default();
+        let lines = disk::read(&self.lines_path())?.unwrap_or_default();
         let mut steps = lines
             .lines()
             .filter_map(|line| serde_json::from_str::<Line>(line).ok());
@@ -242,6 +114,19 @@ impl Journal {
     pub fn open(&self) -> Result<Option<(Intent, JournalStep)>, Error> {
         Ok(self.last()?.filter(|(_, step)| !step.is_end()))
     }
+}
+
+/// The fault points before and after the line of a step is written.
+fn points(step: &JournalStep) -> Option<(Point, Point)> {
+    Some(match step {
+        JournalStep::Begun => return None,
+        JournalStep::Changing { .. } => (Point::JournalChanging, Point::Changing),
+        JournalStep::Pending { .. } => (Point::JournalPending, Point::Pending),
+        JournalStep::Confirmed { .. } => (Point::JournalConfirmed, Point::Confirmed),
+        JournalStep::Done => (Point::JournalDone, Point::Done),
+        JournalStep::Undoing { .. } => (Point::JournalUndoing, Point::Undoing),
+        JournalStep::Undone => (Point::JournalUndone, Point::Undone),
+    })
 }
 
 fn line(number: u64, step: &JournalStep) -> io::Result<String> {

@@ -31,6 +31,7 @@ mod blind;
 mod boot;
 mod clock;
 mod close_connections;
+mod disk;
 mod dominance;
 mod error;
 mod guard;
@@ -40,12 +41,16 @@ mod in_force;
 mod inverse;
 mod journal;
 mod loads;
+mod lock;
+mod lockout;
+mod owed;
 mod owned;
 mod ownership;
 pub mod panic;
 mod patch;
 mod persist;
 mod plan_file;
+mod records;
 mod recover;
 mod sets;
 mod status;
@@ -63,19 +68,23 @@ pub use boot::{Boot, LoadedFrom, boot};
 pub use clock::since_boot;
 pub use close_connections::{DeniedConnections, SocketlessConnection};
 pub use error::{Error, Undo};
-pub use guard::Lockout;
-pub use history::{History, HistoryEntry, TransactionOutcome};
-pub use hooks::{HookRun, Owed, OwedHook, Ran, TIME_OUT as HOOK_TIME_OUT, Watcher, run_owed};
-pub use journal::{Intent, Journal, JournalStep, RulesetFiles};
+pub use history::History;
+pub use hooks::{HookRun, Ran, TIME_OUT as HOOK_TIME_OUT, Watcher, run_owed};
+pub use journal::Journal;
+pub use lock::Lock;
+pub use lockout::Lockout;
 pub use owned::Owned;
 pub use ownership::{Finding, FindingKind, Findings};
 pub use plan_file::PlanFile;
+pub use records::{
+    HistoryEntry, Intent, JournalStep, Owed, OwedHook, RulesetFiles, TransactionOutcome,
+};
 pub use recover::{Recovered, confirm, lock_to_take_back, recover, take_back};
 pub use sets::Changes;
 pub use status::{
     ChainDrift, Drift, FileChange, FileDrift, RuleDrift, RuleDriftKind, Status, status,
 };
-pub use store::{Lock, Store};
+pub use store::Store;
 pub use table_order::Gap;
 pub use transaction::{Confirmation, Guard, Progress, commit};
 

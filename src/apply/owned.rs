@@ -5,12 +5,20 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::patch;
-use super::transition_filter::Fallthrough;
 use crate::iptables::TableName;
 use crate::live::{LiveChain, LiveChains, LiveRule, LiveRuleset, owners};
 use crate::net::{Family, PerFamily};
 use crate::policy::{Preserve, is_matched};
 use crate::resolve::Ownership;
+
+/// What decides the packets that no rule of fwc's in a base chain decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallthrough {
+    /// The policy of the chain.
+    Policy,
+    /// Other programs' rules, which follow.
+    Others,
+}
 
 /// The parts of live that are fwc's.
 ///

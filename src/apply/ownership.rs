@@ -1,6 +1,7 @@
 //! Whose rules are live: what fwc made, what others did.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use crate::iptables::TableName;
 use crate::live::owners::{self, Owner};
@@ -29,6 +30,17 @@ pub enum FindingKind {
     Rule(String),
     /// A whole chain with so many rules.
     Chain(usize),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}: ", self.family, self.table)?;
+        match &self.what {
+            FindingKind::Rule(spec) => write!(out, "-A {} {spec}", self.chain),
+            FindingKind::Chain(1) => write!(out, "chain {} with 1 rule", self.chain),
+            FindingKind::Chain(rules) => write!(out, "chain {} with {rules} rules", self.chain),
+        }
+    }
 }
 
 /// What a load of fwc's ruleset would remove.

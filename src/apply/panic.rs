@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
-use super::store::lock_file;
+use super::lock::lock_file;
 use super::transaction::kernel;
 use crate::fault::Point;
 use crate::iptables::TableName;

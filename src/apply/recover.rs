@@ -1,11 +1,11 @@
 //! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
 
-use super::history::HistoryEntry;
-use super::journal::{Intent, Journal, JournalStep};
+use super::journal::Journal;
+use super::lock::{Lock, Others};
 use super::persist;
-use super::store::{Lock, Others};
+use super::records::{HistoryEntry, Intent, JournalStep};
 use super::transaction::{conclude, conclude_history, keep_files};
-use super::{CommitReport, Error, Store, clock, hooks, in_force, undo};
+use super::{CommitReport, Error, Store, clock, in_force, owed, undo};
 use crate::live::Host;
 
 /// What was found half done, and what became of it.
@@ -124,11 +124,11 @@ fn hooks_of_earlier_boot(
         Some((intent, JournalStep::Confirmed { .. })) => {
             Some((intent.number, intent.ruleset.after_apply.len()))
         }
-        _ => hooks::owed_in(folder)
+        _ => owed::read(folder)
             .unwrap_or_default()
             .map(|owed| (owed.number, owed.hooks.len())),
     };
-    hooks::forget(folder)?;
+    owed::forget(folder)?;
     let left = left.filter(|(_, count)| *count > 0);
     Ok(left.map(|(number, count)| Recovered::HooksEndedByBoot(number, count)))
 }

@@ -1,41 +1,24 @@
 //! What fwc remembers between two runs: `STATE/namespaces/ID/` for the ruleset of a network namespace,
 //! `STATE/persisted/` for what boots.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Error;
+use super::disk;
+use super::error::Error;
 use super::history::History;
-use super::hooks::{self, Owed};
-use super::journal::{Intent, Journal};
-use crate::files::{self, OpenFolder, Staged, Trust};
-use crate::live::{self, Host, LiveRuleset, NamespaceId, holders, process};
+use super::journal::Journal;
+use super::owed;
+use super::records::{Intent, Owed};
+use crate::files;
+use crate::live::{LiveRuleset, NamespaceId};
 use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.record/1";
-
-/// Held by who changes the firewall, and by the tools that it runs.
-const LOCK: &str = "lock";
-
-/// Held by watchdogs.
-const GUARD: &str = "guard";
-
-/// Held by who runs hooks.
-const HOOKS_LOCK: &str = "hooks.lock";
-
-/// So long a lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often it is tried.
-const TICK: Duration = Duration::from_millis(20);
 
 /// What was put in force: in a network namespace, or for the next boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,13 +26,6 @@ struct Record {
     schema: String,
     /// In the kernel's form: `iptables-save` without counters.
     applied: Option<PerFamily<String>>,
-}
-
-/// Where the lock of a network namespace is, below the folder of all.
-pub(super) fn lock_file(namespace: &NamespaceId) -> PathBuf {
-    Path::new("namespaces")
-        .join(namespace.to_string())
-        .join(LOCK)
 }
 
 /// The memory of one network namespace and of one folder of rules files.
@@ -99,7 +75,7 @@ impl Store {
 
     /// The hooks that are to be run.
     pub fn owed(&self) -> Result<Option<Owed>, Error> {
-        hooks::owed_in(&self.folder())
+        owed::read(&self.folder())
     }
 
     /// The journals of namespaces of earlier boots.
@@ -127,158 +103,6 @@ impl Store {
         self.root
             .join("namespaces")
             .join(self.namespace.to_string())
-    }
-
-    /// One fwc at a time changes a namespace: the lock is held until it is dropped and the tools that `host` ran meanwhile are
-    /// gone. Waits a little: what a watchdog does is quickly done.
-    ///
-    /// # Errors
-    ///
-    /// Another fwc holds it for longer, or the file cannot be opened.
-    pub fn lock(&self, host: &mut dyn Host) -> Result<Lock, Error> {
-        let patience = Instant::now() + PATIENCE;
-        self.lock_unless(host, |pid| match Instant::now() < patience {
-            true => Ok(Others::Wait),
-            false => Err(Error::Locked { pid }),
-        })
-    }
-
-    /// The same, for who may end another fwc that keeps a change from being taken back: `others` says what becomes of the one
-    /// that holds the lock.
-    ///
-    /// What a fwc that died left running is ended in any case: nothing may be decided while it can still change the kernel.
-    pub(super) fn lock_unless(
-        &self,
-        host: &mut dyn Host,
-        mut others: impl FnMut(Option<u32>) -> Result<Others, Error>,
-    ) -> Result<Lock, Error> {
-        let mut pause = TICK;
-        loop {
-            let (file, pid) = match self.try_lock(LOCK)? {
-                Ok(lock) => {
-                    host.tie(&lock.file);
-                    return Ok(lock);
-                }
-                Err(held) => held,
-            };
-            let holders = holders::of(&file);
-            // Nobody is seen where the holder is in another PID namespace, or let go just now.
-            let is_orphan = holders.iter().any(|holder| holder.has_it_of_fwc)
-                && !holders.iter().any(|holder| is_fwc(holder, pid));
-            let stranger = stranger(&holders);
-            let decided = match is_orphan {
-                true => Ok(Others::End),
-                false => others(pid),
-            };
-            match (decided, stranger) {
-                (Ok(Others::Wait), _) => {}
-                (Ok(Others::End), None) => holders::end(&holders),
-                (Ok(Others::End) | Err(Error::Locked { .. }), Some(stranger)) => {
-                    return Err(Error::LockedByOther(stranger));
-                }
-                (Err(error), _) => return Err(error),
-            }
-            thread::sleep(pause);
-            // Looking at all processes is not free.
-            pause = (2 * pause).min(10 * TICK);
-        }
-    }
-
-    /// The lock without a host, for who changes nothing in the kernel.
-    pub(super) fn lock_memory(&self) -> Result<Lock, Error> {
-        let patience = Instant::now() + PATIENCE;
-        loop {
-            match self.try_lock(LOCK)? {
-                Ok(lock) => return Ok(lock),
-                Err(_) if Instant::now() < patience => thread::sleep(TICK),
-                Err((file, pid)) => {
-                    let stranger = stranger(&holders::of(&file));
-                    return Err(stranger.map_or(Error::Locked { pid }, Error::LockedByOther));
-                }
-            }
-        }
-    }
-
-    /// What a watchdog holds as long as it lives, and hands on to the processes that it starts.
-    pub fn guard(&self) -> Result<File, Error> {
-        let path = self.folder().join(GUARD);
-        let failed = |source| Error::io("cannot open", &path, source);
-        let flags = OFlags::RDWR | OFlags::CREATE;
-        let file = make_folder(&self.folder())?.file(GUARD.as_ref(), flags);
-        let file = file.map_err(failed)?;
-        flock(&file, FlockOperation::LockShared).map_err(|error| failed(error.into()))?;
-        Ok(file)
-    }
-
-    /// Returns whether a watchdog lives.
-    ///
-    /// Then this network namespace is the one that it was started in: the kernel gives the number of a namespace to another one
-    /// only when no process is in it any more.
-    pub fn is_guarded(&self) -> bool {
-        let Ok(file) = File::open(self.folder().join(GUARD)) else {
-            return false;
-        };
-        flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
-    }
-
-    /// Stops in a hook of this namespace's: what runs hooks at its end would wait there for the fwc that waits for the hook.
-    pub fn refuse_in_hook(&self) -> Result<(), Error> {
-        let path = self.folder().join(HOOKS_LOCK);
-        let holder = files::read_kept(&path).ok().flatten();
-        let holder = holder.and_then(|text| text.trim().parse().ok());
-        let Some(pid) = holder.filter(|pid| process::is_above(*pid)) else {
-            return Ok(());
-        };
-        // The file still names who had it last.
-        match self.try_lock(HOOKS_LOCK)? {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::InHook(pid)),
-        }
-    }
-
-    /// The right to run hooks: one fwc at a time, and never kept from the firewall by it. Waits as long as it takes, which the
-    /// time that a hook has bounds; says once for whom.
-    pub(super) fn hooks_turn(&self, waits: impl FnOnce(Option<u32>)) -> Result<Lock, Error> {
-        let mut waits = Some(waits);
-        loop {
-            match self.try_lock(HOOKS_LOCK)? {
-                Ok(lock) => return Ok(lock),
-                Err((_, pid)) => {
-                    if let Some(waits) = waits.take() {
-                        waits(pid);
-                    }
-                    thread::sleep(Duration::from_millis(50));
-                }
-            }
-        }
-    }
-
-    /// The lock of this name, or its file and the process that took it.
-    fn try_lock(&self, name: &str) -> Result<Result<Lock, (File, Option<u32>)>, Error> {
-        let folder = make_folder(&self.folder())?;
-        let path = self.folder().join(name);
-        let failed = |source| Error::io("cannot open the lock", &path, source);
-        let flags = OFlags::RDWR | OFlags::CREATE;
-        let mut file = folder.file(name.as_ref(), flags).map_err(failed)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                let pid = pid.trim().parse().ok();
-                return Ok(Err((file, pid)));
-            }
-            Err(error) => return Err(failed(error.into())),
-        }
-        // The number is for people: a full disk must not keep a change in force.
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        holders::mark(&mut file).map_err(failed)?;
-        Ok(Ok(Lock {
-            file: Arc::new(file),
-        }))
     }
 
     /// Every ruleset of fwc's that may be in force: the last one applied here, one that was on its way, the one that boots.
@@ -352,37 +176,6 @@ fn real_path(path: &Path) -> PathBuf {
     path
 }
 
-/// The right to change a network namespace.
-#[derive(Debug)]
-pub struct Lock {
-    /// Tools that change the kernel inherit it.
-    file: Arc<File>,
-}
-
-/// Whether a process is a fwc: `pid` is the number that the one which took the lock wrote down.
-fn is_fwc(holder: &holders::Holder, pid: Option<u32>) -> bool {
-    pid == Some(holder.number()) || holders::is_own_program(holder.pid)
-}
-
-/// The program that took the lock and is none of fwc's.
-fn stranger(holders: &[holders::Holder]) -> Option<live::XtablesLockHolder> {
-    let holder = holders.first()?;
-    let is_strange = !holder.has_it_of_fwc && !holders::is_own_program(holder.pid);
-    is_strange.then(|| live::XtablesLockHolder {
-        pid: holder.number(),
-        name: process::name(&holder.number().to_string()).unwrap_or_default(),
-    })
-}
-
-/// What becomes of a fwc that holds the lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Others {
-    /// It is waited for.
-    Wait,
-    /// It is killed, with the tools that it runs. A panic is waited for all the same, and who is none of fwc's is an error.
-    End,
-}
-
 fn keep(path: &Path, target: &PerFamily<String>) -> Result<(), Error> {
     let record = Record {
         schema: SCHEMA.to_owned(),
@@ -408,12 +201,11 @@ fn parse(texts: &PerFamily<String>, path: &Path) -> Result<PerFamily<LiveRuleset
 }
 
 fn read(path: &Path) -> Result<Record, Error> {
-    let text = files::read_kept(path).map_err(|error| Error::io("cannot read", path, error))?;
     let bad = |reason: String| Error::BadRecord {
         path: path.to_owned(),
         reason,
     };
-    let Some(text) = text else {
+    let Some(text) = disk::read(path)? else {
         return Ok(Record::default());
     };
     let record: Record = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
@@ -427,28 +219,7 @@ fn write_record(path: &Path, mut record: Record) -> Result<(), Error> {
     SCHEMA.clone_into(&mut record.schema);
     let text = serde_json::to_string_pretty(&record)
         .map_err(|error| Error::io("cannot write", path, io::Error::other(error)))?;
-    write(path, &(text + "\n"))
-}
-
-/// Writes a file of the state folder: old or new, whole, on disk when it returns.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
-    if let Some(folder) = path.parent() {
-        make_folder(folder)?;
-    }
-    Staged::new(path, text, 0o600, Trust::Root)
-        .and_then(Staged::publish)
-        .map(drop)
-        .map_err(|error| Error::io("cannot write", path, error))
-}
-
-/// Removes a file of the state folder, where it is there.
-pub(super) fn remove(path: &Path) -> Result<(), Error> {
-    files::remove_kept(path).map_err(|error| Error::io("cannot remove", path, error))
-}
-
-fn make_folder(folder: &Path) -> Result<OpenFolder, Error> {
-    OpenFolder::make(folder, 0o700, Trust::Root)
-        .map_err(|error| Error::io("cannot make the folder", folder, error))
+    disk::write(path, &(text + "\n"))
 }
 
 #[cfg(test)]
@@ -458,7 +229,6 @@ mod tests {
     use super::Store;
     use crate::apply::Error;
     use crate::live::NamespaceId;
-    use crate::live::fake::Fake;
     use crate::net::PerFamily;
 
     fn set(policy: &str) -> PerFamily<String> {
@@ -505,19 +275,6 @@ mod tests {
         std::fs::create_dir_all(real.join("a/b")).unwrap();
         assert_eq!(of(&link.join("a/b")), before);
         assert_eq!(of(&real.join("a/b")), before);
-    }
-
-    #[test]
-    fn second_lock_says_who_holds_the_first() {
-        let root = tempfile::tempdir().unwrap();
-        let store = store(root.path());
-        let held = store.lock_memory().unwrap();
-        match store.lock_memory() {
-            Err(Error::Locked { pid }) => assert_eq!(pid, Some(std::process::id())),
-            other => panic!("{other:?}"),
-        }
-        drop(held);
-        store.lock(&mut Fake::default()).unwrap();
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::journal::JournalStep;
+use super::records::JournalStep;
 use super::{
     ApplyPlan, CommitReport, Confirmation, Error, Guard, Overrides, Progress, Recovered, Request,
     RulesetFiles, Store, Undo, confirm, plan, recover, take_back,

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::error::Undo;
-use super::history::HistoryEntry;
-use super::journal::{Intent, JournalStep};
 use super::loads::LoadPhase;
 use super::persist::{Persisted, StagedFiles};
+use super::records::{HistoryEntry, Intent, JournalStep};
 use super::{
-    ApplyPlan, CommitReport, Error, Store, clock, compare, compare_sets, hooks, sets, undo,
+    ApplyPlan, CommitReport, Error, Store, clock, compare, compare_sets, owed, sets, undo,
 };
 use crate::diag::Style;
 use crate::fault::{self, Point};
@@ -154,14 +153,14 @@ fn intend(
     at(Point::SnapshotTaken, store)?;
     let tables = |family| plan.owned.tables(family);
     let intent = Intent {
-        schema: Intent::schema(),
+        schema: Intent::SCHEMA.to_owned(),
         number: store.next_number()?,
         begun: clock::now(),
         policy: plan.request.policy.to_owned(),
         owned: plan.owned.clone(),
         before: PerFamily::from_fn(|family| ours[family].restore_text(tables(family))),
         after: plan.target.clone(),
-        bridges: plan.bridged.clone(),
+        transitions: plan.bridged.clone(),
         sets_before: plan.sets.live.text(),
         sets_after: plan.sets.target.text(),
         ruleset: plan.request.ruleset.clone(),
@@ -352,7 +351,7 @@ pub(super) fn conclude(
     remember(store, &intent.after).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     conclude_history(store, intent, by).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     at(Point::OweHooks, store)?;
-    hooks::owe(store, intent).map_err(|error| Error::NotRecorded(Box::new(error)))?;
+    owed::owe(&store.folder(), intent).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     journal.write(intent, &JournalStep::Done)
 }
 

@@ -2,9 +2,8 @@
 //!
 //! It is computed against live at that moment and can be done again: what is taken back already is left alone.
 
-use super::history::HistoryEntry;
 use super::inverse::inverse;
-use super::journal::{Intent, JournalStep};
+use super::records::{HistoryEntry, Intent, JournalStep};
 use super::transaction::{at, intent_sets};
 use super::{Error, Store, blind, clock, patch, sets, table_order};
 use crate::fault::{self, Point};
@@ -184,7 +183,10 @@ impl<'a> Back<'a> {
             family,
             before: parse(&intent.before[family])?,
             after: parse(&intent.after[family])?,
-            bridge: intent.bridges[family].as_deref().map(parse).transpose()?,
+            bridge: intent.transitions[family]
+                .as_deref()
+                .map(parse)
+                .transpose()?,
         })
     }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::journal::JournalStep;
-use super::store::Others;
+use super::lock::Others;
+use super::records::JournalStep;
 use super::transaction::Guard;
 use super::{Error, Store, clock, recover};
 use crate::fault;

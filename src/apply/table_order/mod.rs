@@ -8,13 +8,13 @@
 
 use std::collections::HashMap;
 
-use super::Owned;
-use super::transition_filter::{TransitionFilter, TransitionWidth, origins};
+use super::owned::Owned;
+use super::transition_filter::{self, TransitionFilter, TransitionWidth, origins};
 use crate::analysis::{
     BaseChain, Behaviour, Budget, GaveUp, Path, Reading, Set, Space, TextError, Verdict,
 };
 use crate::iptables::{ParseError, Rule, Ruleset, TableName};
-use crate::live::{DumpError, LiveRuleset};
+use crate::live::LiveRuleset;
 use crate::net::{Family, Hook};
 
 /// Whether the change of these tables needs the three phases.
@@ -82,7 +82,10 @@ impl Crossing<'_> {
         (Some(both), Some(gap(true, opens)))
     }
 
-    fn between(&self, width: TransitionWidth) -> Result<TransitionFilter, GapUnknown> {
+    fn between(
+        &self,
+        width: TransitionWidth,
+    ) -> Result<TransitionFilter, transition_filter::Unreadable> {
         let old = self.owned.wherever(self.family, self.live);
         let new = self.owned.of(self.family, self.target);
         TransitionFilter::between(&old, &new, self.family, width, self.owned.rest())
@@ -211,7 +214,7 @@ const BUDGET: Budget = Budget {
 
 /// Why nobody can tell.
 #[derive(Debug, thiserror::Error)]
-pub enum GapUnknown {
+enum GapUnknown {
     /// A rule that only the kernel understands.
     #[error(transparent)]
     Invalid(#[from] ParseError),
@@ -221,9 +224,6 @@ pub enum GapUnknown {
     /// It is too large.
     #[error(transparent)]
     GaveUp(#[from] GaveUp),
-    /// A step that cannot be read.
-    #[error(transparent)]
-    Dump(#[from] DumpError),
 }
 
 #[cfg(test)]

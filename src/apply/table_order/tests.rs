@@ -1,5 +1,6 @@
 use super::{Crossing, Gap};
-use crate::apply::{Owned, patch};
+use crate::apply::owned::Owned;
+use crate::apply::patch;
 use crate::iptables::TableName;
 use crate::live::LiveRuleset;
 use crate::net::{Family, PerFamily};

@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::table_order::GapUnknown;
-use crate::iptables::{Chain, ChainPolicy, Match, Rule, Ruleset, Table, TableName, Target};
-use crate::live::LiveRuleset;
+use super::owned::Fallthrough;
+use crate::iptables::{
+    Chain, ChainPolicy, Match, ParseError, Rule, Ruleset, Table, TableName, Target,
+};
+use crate::live::{DumpError, LiveRuleset};
 use crate::net::Family;
 
 /// What a bridge lets through.
@@ -21,13 +23,15 @@ pub enum TransitionWidth {
     Both,
 }
 
-/// Who decides what the rules of a base chain leave undecided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fallthrough {
-    /// The chain's policy.
-    Policy,
-    /// Others, whose rules follow.
-    Others,
+/// Why there is no transition filter: fwc cannot read a rule.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// A rule of the old or the new table.
+    #[error(transparent)]
+    Rule(#[from] ParseError),
+    /// The transition filter itself.
+    #[error(transparent)]
+    Filter(#[from] DumpError),
 }
 
 /// fwc's part of the filter table in between.
@@ -49,8 +53,8 @@ impl TransitionFilter {
         family: Family,
         width: TransitionWidth,
         rest: Fallthrough,
-    ) -> Result<Self, GapUnknown> {
-        let filter = |dump: &LiveRuleset| -> Result<Table, GapUnknown> {
+    ) -> Result<Self, Unreadable> {
+        let filter = |dump: &LiveRuleset| -> Result<Table, Unreadable> {
             let text = dump.only(&[TableName::Filter]).normal();
             let ruleset = Ruleset::from_text(&text, family)?;
             let table = ruleset.table(TableName::Filter).cloned();
@@ -228,7 +232,7 @@ impl Builder {
         new: &Side<'_>,
         family: Family,
         width: TransitionWidth,
-    ) -> Result<TransitionFilter, GapUnknown> {
+    ) -> Result<TransitionFilter, Unreadable> {
         let mut table = Table::new(TableName::Filter);
         for base in &mut table.chains {
             let name = base.name.clone();

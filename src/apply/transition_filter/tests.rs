@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::{Fallthrough, TransitionFilter, TransitionWidth};
+use super::{TransitionFilter, TransitionWidth};
 use crate::analysis::{BaseChain, Behaviour, Reading, Set, Space, Verdict};
-use crate::apply::Owned;
+use crate::apply::owned::{Fallthrough, Owned};
 use crate::iptables::{Ruleset, TableName};
 use crate::live::LiveRuleset;
 use crate::net::{Family, PerFamily};
