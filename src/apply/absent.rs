@@ -1,6 +1,6 @@
 //! Families that the kernel lacks: what a policy that closes one means there.
 
-use super::Error;
+use super::error::Error;
 use crate::live::preflight::Concern;
 use crate::live::{Host, LiveRule, LiveRuleset};
 use crate::net::{Family, PerFamily};

@@ -5,11 +5,14 @@
 
 use std::path::Path;
 
-use super::absent;
-use super::ownership::judge;
+use super::error::Error;
+use super::owned::Owned;
+use super::ownership::{Finding, judge};
 use super::persist::folders;
-use super::transaction::{at, kernel};
-use super::{Error, Finding, Owned, RulesetFiles, Store, normal, panic};
+use super::records::RulesetFiles;
+use super::rulesets::{normal, parse, save};
+use super::store::Store;
+use super::{absent, panic, points};
 use crate::diff::IPSETS_FILE;
 use crate::expand::RULES_HEADING;
 use crate::fault::Point;
@@ -44,7 +47,7 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
     let Some((from, ruleset)) = last_confirmed(store, persist_dir)? else {
         return Ok(None);
     };
-    let target = super::parse(&ruleset.rules)?;
+    let target = parse(&ruleset.rules)?;
     let owned = Owned::of_files(&target, &ruleset.ownership);
     // A broken record must not leave the host open.
     let made = store.made().unwrap_or_default();
@@ -82,7 +85,7 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
                 Family::V4 => Point::BootV4,
                 Family::V6 => Point::BootV6,
             };
-            kernel(point).map_err(Error::Live)?;
+            points::rules(point).map_err(Error::Live)?;
             let wanted = owned.with(family, &live, &target[family]);
             let text = owned.between(&live, &wanted, owned.tables(family));
             host.restore(family, &text).map_err(Error::Live)?;
@@ -93,8 +96,8 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
         v6: load(Family::V6, lives.v6),
     };
     if families.iter().all(|(_, result)| result.is_ok()) {
-        at(Point::Booted, store)?;
-        let now = super::save(host)?;
+        points::state(Point::Booted, store)?;
+        let now = save(host)?;
         let ours = PerFamily::from_fn(|family| owned.of(family, &now[family]));
         store.applied(&normal(&ours))?;
     }
@@ -160,6 +163,6 @@ fn make_sets(host: &mut dyn Host, text: &str) -> Result<(), Error> {
     if sets.0.is_empty() {
         return Ok(());
     }
-    kernel(Point::BootSets).map_err(Error::Live)?;
+    points::rules(Point::BootSets).map_err(Error::Live)?;
     host.change_sets(&sets.text()).map_err(Error::Live)
 }

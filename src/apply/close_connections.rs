@@ -7,8 +7,9 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::guard::{GuardedRules, HostRoutes, PacketFacts, packet};
-use super::{ApplyPlan, Error, guard};
+use super::error::Error;
+use super::guard::{self, GuardedRules, HostRoutes, PacketFacts, packet};
+use super::plan::ApplyPlan;
 use crate::live::connection::{self, TcpConnection};
 use crate::live::requester::ClientConnection;
 use crate::live::route::Reaches;
@@ -36,32 +37,34 @@ pub struct SocketlessConnection {
     pub comes_back: bool,
 }
 
-/// The connections that could not begin under the rules to come.
-pub(super) fn denied(
-    host: &dyn Host,
-    seat: &ClientConnection,
-    plan: &ApplyPlan<'_>,
-) -> Result<DeniedConnections, Error> {
-    let mut denied = DeniedConnections {
-        own: own(host, seat, plan)?,
-        ..DeniedConnections::default()
-    };
-    match tracked() {
-        Ok(all) => denied.tracked = flows(host, plan, &all)?,
-        Err(error) => denied.unseen = Some(error),
+impl ApplyPlan<'_> {
+    /// Finds the open connections that the new rules would not let begin, except those of the user's own session.
+    pub fn denied(
+        &self,
+        host: &dyn Host,
+        client: &ClientConnection,
+    ) -> Result<DeniedConnections, Error> {
+        let mut denied = DeniedConnections {
+            own: own(host, client, self)?,
+            ..DeniedConnections::default()
+        };
+        match tracked() {
+            Ok(all) => denied.tracked = flows(host, self, &all)?,
+            Err(error) => denied.unseen = Some(error),
+        }
+        Ok(denied)
     }
-    Ok(denied)
 }
 
 fn own(
     host: &dyn Host,
-    seat: &ClientConnection,
+    client: &ClientConnection,
     plan: &ApplyPlan<'_>,
 ) -> Result<Vec<TcpConnection>, Error> {
     let mut open = connection::established();
     open.retain(|one| {
         let is_within = one.local.ip() == one.remote.ip() || one.remote.ip().is_loopback();
-        !is_within && !seat.connections.contains(one)
+        !is_within && !client.connections.contains(one)
     });
     let all = ClientConnection {
         connections: open.clone(),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Owned;
+use super::owned::Owned;
 use crate::analysis::{Budget, Reading, Space, shadowed};
 use crate::iptables::{self, TableName, WalkVerdict, walk};
 use crate::live::preflight::Concern;
@@ -295,7 +295,7 @@ fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
 #[cfg(test)]
 mod tests {
     use super::look;
-    use crate::apply::Owned;
+    use crate::apply::owned::Owned;
     use crate::live::LiveRuleset;
     use crate::net::{Family, PerFamily};
     use crate::resolve::Ownership;

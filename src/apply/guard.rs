@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::error::Error;
 use super::lockout::Lockout;
-use super::{ApplyPlan, Error};
+use super::plan::ApplyPlan;
 use crate::iptables::{
     AddressTypes, Match, NatTarget, Negatable, Ruleset, TableName, Target, UndecidedCondition,
     Unknowns, WalkStep, WalkVerdict, follow,
@@ -15,17 +16,28 @@ use crate::live::route::{self, Carrier, Link, Reaches, Route};
 use crate::live::{self, Host, Ipsets, connection};
 use crate::net::{Family, Hook, Packet, PerFamily, Protocol, State, TcpFlags, Translated};
 
-/// What of the user's connections, and of the tunnels that they come through, would not get through.
+impl ApplyPlan<'_> {
+    /// Finds what the new rules would block of the user's session, and of the tunnels that carry it.
+    pub fn lockouts(
+        &self,
+        host: &dyn Host,
+        client: &ClientConnection,
+    ) -> Result<Vec<Lockout>, Error> {
+        check(host, client, self)
+    }
+}
+
+/// Finds what the new rules would block of these connections, and of the tunnels that carry them.
 pub(super) fn check(
     host: &dyn Host,
-    seat: &ClientConnection,
+    client: &ClientConnection,
     plan: &ApplyPlan<'_>,
 ) -> Result<Vec<Lockout>, Error> {
     let mut rules = PerFamily::default();
     let mut ways = HostRoutes::default();
     let listening = connection::listening();
     let mut found = Vec::new();
-    for connection in &seat.connections {
+    for connection in &client.connections {
         let device = ways.to(connection.remote.ip()).map(|way| way.device);
         let comes = listening.contains(&connection.local.port());
         let rules_of = |rules| GuardedRules::of(rules, host, plan, connection.local.ip());

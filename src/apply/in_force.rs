@@ -1,8 +1,9 @@
 //! Whether the rules that a change made are live.
 
-use super::status::{Drift, RuleDriftKind, drift, has_no_rule_of};
-use super::transaction::intent_sets;
-use super::{Error, Intent};
+use super::drift::{Drift, RuleDriftKind, drift, has_no_rule_of};
+use super::error::Error;
+use super::records::Intent;
+use super::sets;
 use crate::diag::harmless;
 use crate::live::{Host, LiveRuleset};
 use crate::net::Family;
@@ -36,7 +37,7 @@ pub(super) fn check(host: &dyn Host, intent: &Intent) -> Result<(), Error> {
             }
         }
     }
-    let sets = intent_sets(&intent.sets_after)?;
+    let sets = sets::parse(&intent.sets_after)?;
     if !sets.0.is_empty() {
         let there = host.list_sets().map_err(Error::Live)?;
         let gone = sets.0.keys().filter(|name| !there.contains_key(*name));

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::Error;
+use super::error::Error;
 use super::lock::lock_file;
-use super::transaction::kernel;
+use super::points;
 use crate::fault::Point;
 use crate::iptables::TableName;
 use crate::live::requester::{ClientConnection, Requester};
@@ -195,7 +195,7 @@ fn close(host: &mut dyn Host, management: &Management) -> PerFamily<Result<(), E
             let _ = writeln!(text, "-I {hook} 1 -j {CHAIN}");
         }
         text.push_str("COMMIT\n");
-        kernel(point(family)).map_err(Error::Live)?;
+        points::rules(point(family)).map_err(Error::Live)?;
         host.restore(family, &text).map_err(Error::Live)
     })
 }
@@ -216,7 +216,7 @@ pub fn off(host: &mut dyn Host) -> PerFamily<Result<bool, Error>> {
         }
         let jumps = without_jumps(&live);
         let text = format!("*raw\n{jumps}:{CHAIN} - [0:0]\n-X {CHAIN}\nCOMMIT\n");
-        kernel(point(family)).map_err(Error::Live)?;
+        points::rules(point(family)).map_err(Error::Live)?;
         host.restore(family, &text).map_err(Error::Live)?;
         Ok(true)
     })
@@ -225,6 +225,14 @@ pub fn off(host: &mut dyn Host) -> PerFamily<Result<bool, Error>> {
 /// Whether all but management is dropped.
 pub fn is_on(live: &LiveRuleset) -> bool {
     live.chain(TableName::Raw, CHAIN).is_some()
+}
+
+/// Stops while `fwc panic` is on.
+pub(super) fn refuse_if_on(live: &PerFamily<LiveRuleset>) -> Result<(), Error> {
+    match live.iter().any(|(_, rules)| is_on(rules)) {
+        true => Err(Error::PanicIsOn),
+        false => Ok(()),
+    }
 }
 
 /// The same where live cannot be read: whether one of the jumps can be deleted, and inserted again in the same step.

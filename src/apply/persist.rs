@@ -3,11 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{CommitReport, Error, RulesetFiles};
+use super::error::Error;
+use super::records::RulesetFiles;
 use crate::diff::IPSETS_FILE;
 use crate::expand::{IPSETS_HEADING, RULES_HEADING};
 use crate::fault::{self, Point};
 use crate::files::{self, OpenFolder, Staged, Trust};
+use crate::live::autoload;
+use crate::live::preflight::Concern;
 use crate::net::Family;
 use crate::resolve::Ownership;
 
@@ -18,6 +21,15 @@ const SHARED: &str = "fwc";
 /// The folders in which files of a persist folder may be.
 pub(super) fn folders(persist_dir: &Path) -> [PathBuf; 2] {
     [persist_dir.to_owned(), persist_dir.join(SHARED)]
+}
+
+/// Finds what keeps these files from being loaded at the next boot.
+pub(super) fn not_loaded_at_boot(persist_dir: &Path, ruleset: &RulesetFiles) -> Option<Concern> {
+    autoload::look(autoload::Kept {
+        folder: persist_dir,
+        is_shared: ruleset.ownership == Ownership::Shared,
+        has_sets: ruleset.sets.is_some(),
+    })
 }
 
 /// Removes what a killed fwc left beside the places of a ruleset's files.
@@ -173,6 +185,16 @@ fn family_of(path: &Path) -> Option<Family> {
     })
 }
 
+/// What became of the files for the next boot.
+#[derive(Debug, Default)]
+pub(super) struct PublishedFiles {
+    pub written: Vec<PathBuf>,
+    /// The files that the policy does not need any more.
+    pub deleted: Vec<PathBuf>,
+    /// The copies of files that fwc did not write, and that its own replaced.
+    pub kept: Vec<PathBuf>,
+}
+
 /// Files on disk beside their places; gone when dropped.
 #[derive(Debug)]
 pub(super) struct StagedFiles<'a> {
@@ -183,16 +205,17 @@ pub(super) struct StagedFiles<'a> {
 }
 
 impl StagedFiles<'_> {
-    /// Puts all into their places, and writes down what was done.
-    pub fn publish(self, done: &mut CommitReport) -> Result<(), Error> {
+    /// Puts all into their places.
+    pub fn publish(self) -> Result<PublishedFiles, Error> {
         let folder = self.folder;
-        self.try_publish(done).map_err(|error| {
+        self.try_publish().map_err(|error| {
             let folder = folder.display();
             Error::NotPersisted(format!("cannot write to {folder}: {error}"))
         })
     }
 
-    fn try_publish(self, done: &mut CommitReport) -> io::Result<()> {
+    fn try_publish(self) -> io::Result<PublishedFiles> {
+        let mut done = PublishedFiles::default();
         for (file, keep) in self.files {
             if keep {
                 fault::at(Point::KeepOld)?;
@@ -207,6 +230,6 @@ impl StagedFiles<'_> {
             files::remove_kept(path)?;
             done.deleted.push(path.to_owned());
         }
-        Ok(())
+        Ok(done)
     }
 }

@@ -7,7 +7,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApplyPlan, Error, RulesetFiles, clock, compare, compare_sets};
+use super::error::Error;
+use super::plan::ApplyPlan;
+use super::records::RulesetFiles;
+use super::{clock, text_diff};
 use crate::diag::Style;
 use crate::fault::{self, Point};
 use crate::files::{Access, InputFile, Staged, Trust};
@@ -107,6 +110,8 @@ impl PlanFile {
 
 fn differences(from: &State, to: &State, names: [&str; 2]) -> Result<String, Error> {
     let sets = |state: &State| Ipsets::parse(&state.sets).map_err(Error::Sets);
-    Ok(compare_sets(&sets(from)?, &sets(to)?, names, Style::Plain)
-        + &compare(&from.rules, &to.rules, names, Style::Plain))
+    Ok(
+        text_diff::sets(&sets(from)?, &sets(to)?, names, Style::Plain)
+            + &text_diff::rules(&from.rules, &to.rules, names, Style::Plain),
+    )
 }

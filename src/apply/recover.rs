@@ -1,11 +1,12 @@
 //! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
 
+use super::error::Error;
 use super::journal::Journal;
 use super::lock::{Lock, Others};
-use super::persist;
 use super::records::{HistoryEntry, Intent, JournalStep};
-use super::transaction::{conclude, conclude_history, keep_files};
-use super::{CommitReport, Error, Store, clock, in_force, owed, undo};
+use super::store::Store;
+use super::transaction::{CommitReport, conclude, conclude_history, keep_files};
+use super::{clock, in_force, owed, persist, undo};
 use crate::live::Host;
 
 /// What was found half done, and what became of it.

@@ -10,8 +10,9 @@ use std::fmt::Write;
 use std::thread;
 use std::time::Duration;
 
-use super::Error;
-use crate::fault::{self, Point};
+use super::error::Error;
+use super::points;
+use crate::fault::Point;
 use crate::live::sets::IpsetMember;
 use crate::live::{self, Host, Ipsets, ListedIpset, LiveRuleset, Payload, Rehearsed, sets};
 use crate::net::PerFamily;
@@ -134,6 +135,11 @@ impl Compared {
     }
 }
 
+/// Parses sets in the form of `ipset save`.
+pub(super) fn parse(text: &str) -> Result<Ipsets, Error> {
+    Ipsets::parse(text).map_err(Error::Sets)
+}
+
 /// All sets. Without need for any it is no error that they cannot be read: ipset is not installed, or the kernel has none.
 fn list(host: &dyn Host, needed: bool) -> Result<BTreeMap<String, ListedIpset>, live::Error> {
     match host.list_sets() {
@@ -150,7 +156,7 @@ pub(super) fn rehearse(
     own: &str,
     dumps: &PerFamily<LiveRuleset>,
 ) -> Result<(Rehearsed, Compared), Error> {
-    let wanted = Ipsets::parse(own).map_err(Error::Sets)?;
+    let wanted = parse(own)?;
     let needed: BTreeSet<String> = names(dumps).map(str::to_owned).collect();
     let listed = list(host, !wanted.0.is_empty() || !needed.is_empty()).map_err(Error::Live)?;
     for name in wanted.0.keys() {
@@ -192,7 +198,7 @@ pub(super) fn rehearse(
             })
             .flat_map(|line| [line, "\n"])
             .collect();
-        target = Ipsets::parse(&ours).map_err(Error::Sets)?;
+        target = parse(&ours)?;
     }
     let compared = Compared {
         target,
@@ -250,18 +256,18 @@ pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Er
     if commands.is_empty() {
         return Ok(());
     }
-    at(Point::SetsFill)?;
+    points::sets(Point::SetsFill)?;
     host.change_sets(&commands)?;
-    at(Point::SetsFilled)?;
+    points::sets(Point::SetsFilled)?;
     for name in changes.replaced {
-        at(Point::SetsSwap)?;
+        points::sets(Point::SetsSwap)?;
         swap(host, &name)?;
-        at(Point::SetsSwapped)?;
+        points::sets(Point::SetsSwapped)?;
         if plan.target.0[&name].is_dynamic() {
-            at(Point::SetsCarry)?;
+            points::sets(Point::SetsCarry)?;
             carry(host, &beside(&name), &name)?;
             // What is left in it from here on was not carried over: see above.
-            at(Point::SetsEmpty)?;
+            points::sets(Point::SetsEmpty)?;
             host.change_sets(&format!("flush {}\n", beside(&name)))?;
         }
     }
@@ -332,13 +338,6 @@ fn add_unknown(members: &mut BTreeSet<IpsetMember>, more: BTreeSet<IpsetMember>)
     let known: BTreeSet<_> = members.iter().map(|member| member.network).collect();
     let unknown = more.into_iter();
     members.extend(unknown.filter(|member| !known.contains(&member.network)));
-}
-
-fn at(point: Point) -> Result<(), live::Error> {
-    fault::at(point).map_err(|source| live::Error::Io {
-        what: "cannot change the sets".to_owned(),
-        source,
-    })
 }
 
 /// The other side of a set's swap.

@@ -1,18 +1,38 @@
 //! Putting a plan in force, step by step, and concluding it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::Undo;
+use super::error::{Error, Undo};
 use super::loads::LoadPhase;
 use super::persist::{Persisted, StagedFiles};
+use super::plan::ApplyPlan;
 use super::records::{HistoryEntry, Intent, JournalStep};
-use super::{
-    ApplyPlan, CommitReport, Error, Store, clock, compare, compare_sets, owed, sets, undo,
-};
+use super::rulesets::{normal, save};
+use super::sets::{self, Changes};
+use super::store::Store;
+use super::{clock, owed, panic, points, text_diff, undo};
 use crate::diag::Style;
 use crate::fault::{self, Point};
-use crate::live::{self, Host, Ipsets, LiveRuleset};
+use crate::live::{self, Host, LiveRuleset};
 use crate::net::{Family, PerFamily};
+
+/// What a commit did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommitReport {
+    /// The families whose live rules were replaced.
+    pub replaced: Vec<Family>,
+    /// The sets that were created, changed or removed.
+    pub sets: Changes,
+    /// Sets that the policy does not need and that could not be removed, each with the reason.
+    pub left: Vec<String>,
+    /// The files that were written.
+    pub written: Vec<PathBuf>,
+    /// The files that were deleted because the policy does not need them.
+    pub deleted: Vec<PathBuf>,
+    /// The copies of files that fwc did not write, and that its own replaced.
+    pub kept: Vec<PathBuf>,
+}
 
 /// Starts the process that takes the change back when nobody confirms it or fwc dies.
 pub trait Guard {
@@ -57,7 +77,7 @@ pub fn commit(
     guard: &mut dyn Guard,
     confirmation: &Confirmation,
 ) -> Result<Progress, Error> {
-    at(Point::Locked, store)?;
+    points::state(Point::Locked, store)?;
     if plan.is_nothing() {
         remember(store, &plan.target)?;
         return Ok(Progress::Done(CommitReport::default()));
@@ -124,7 +144,7 @@ pub fn commit(
 /// kernel is asked.
 fn stage<'a>(store: &Store, plan: &'a ApplyPlan<'_>) -> Result<StagedFiles<'a>, Error> {
     let staged = plan.persisted.stage(!store.has_persisted())?;
-    at(Point::Staged, store)?;
+    points::state(Point::Staged, store)?;
     Ok(staged)
 }
 
@@ -141,16 +161,16 @@ fn intend(
     store: &Store,
     plan: &ApplyPlan<'_>,
 ) -> Result<(PerFamily<LiveRuleset>, Intent), Error> {
-    at(Point::Snapshot, store)?;
+    points::state(Point::Snapshot, store)?;
     let snapshot = save(host)?;
     let ours = PerFamily::from_fn(|family| plan.owned.of(family, &snapshot[family]));
     let sets_now = plan.sets.read(host).map_err(Error::Live)?;
-    if super::normal(&ours) != plan.live || sets_now != plan.sets.live {
+    if normal(&ours) != plan.live || sets_now != plan.sets.live {
         return Err(Error::LiveChanged);
     }
     // In shared mode it is not a part of live that was planned on.
-    super::refuse_in_panic(&snapshot)?;
-    at(Point::SnapshotTaken, store)?;
+    panic::refuse_if_on(&snapshot)?;
+    points::state(Point::SnapshotTaken, store)?;
     let tables = |family| plan.owned.tables(family);
     let intent = Intent {
         schema: Intent::SCHEMA.to_owned(),
@@ -160,7 +180,7 @@ fn intend(
         owned: plan.owned.clone(),
         before: PerFamily::from_fn(|family| ours[family].restore_text(tables(family))),
         after: plan.target.clone(),
-        transitions: plan.bridged.clone(),
+        transitions: plan.transitions.loaded.clone(),
         sets_before: plan.sets.live.text(),
         sets_after: plan.sets.target.text(),
         ruleset: plan.request.ruleset.clone(),
@@ -176,12 +196,12 @@ fn intend(
 }
 
 fn watch(store: &Store, intent: &mut Intent, guard: &mut dyn Guard) -> Result<(), Error> {
-    at(Point::WatchdogStart, store)?;
+    points::state(Point::WatchdogStart, store)?;
     if let Some(pid) = guard.start(intent.number)? {
         fault::watchdog_is(pid);
         store.journal().watched(intent, pid)?;
     }
-    at(Point::WatchdogStarted, store)
+    points::state(Point::WatchdogStarted, store)
 }
 
 /// What failed between the first change and the confirmation.
@@ -217,39 +237,41 @@ fn change(
         .write(intent, &JournalStep::Changing { deadline })
         .map_err(Failure::Journal)?;
     sets::begin(host, &plan.sets)?;
-    kernel(Point::SetsReady)?;
+    points::rules(Point::SetsReady)?;
     for family in Family::ALL {
         let mut now = snapshot[family].clone();
-        for (number, stage) in plan.stages(family)?.iter().enumerate() {
-            if number > 0 && plan.is_beside_others() {
+        let loads = plan.loads(family)?;
+        for (number, load) in loads.in_order().iter().enumerate() {
+            // Another program may change its rules in the same chains between two loads.
+            if number > 0 && plan.owned.is_beside_others() {
                 now = host.save(family)?;
             }
-            let (text, then) = plan.edit(family, &snapshot[family], &now, stage);
-            now = then;
+            let (text, after) = loads.edit(&snapshot[family], &now, load);
+            now = after;
             if text.is_empty() {
                 continue;
             }
-            let (before, after) = points(family, stage.phase);
-            kernel(before)?;
+            let (before, after) = points_of(family, load.phase);
+            points::rules(before)?;
             let text = fault::spoil(before, &text).unwrap_or(text);
             host.restore(family, &text)?;
-            kernel(after)?;
+            points::rules(after)?;
         }
     }
-    kernel(Point::ReadBack)?;
+    points::rules(Point::ReadBack)?;
     if let Some(diff) = read_back(host, plan)? {
         return Err(Failure::Differs(diff));
     }
-    kernel(Point::ReadBackDone)?;
+    points::rules(Point::ReadBackDone)?;
     Ok(())
 }
 
 /// The points around a load.
-fn points(family: Family, phase: LoadPhase) -> (Point, Point) {
+fn points_of(family: Family, phase: LoadPhase) -> (Point, Point) {
     match (family, phase) {
-        (Family::V4, LoadPhase::Bridge) => (Point::BridgeV4, Point::BridgedV4),
+        (Family::V4, LoadPhase::Transition) => (Point::BridgeV4, Point::BridgedV4),
         (Family::V4, LoadPhase::Target) => (Point::RestoreV4, Point::RestoredV4),
-        (Family::V6, LoadPhase::Bridge) => (Point::BridgeV6, Point::BridgedV6),
+        (Family::V6, LoadPhase::Transition) => (Point::BridgeV6, Point::BridgedV6),
         (Family::V6, LoadPhase::Target) => (Point::RestoreV6, Point::RestoredV6),
     }
 }
@@ -324,9 +346,9 @@ fn read_back(host: &dyn Host, plan: &ApplyPlan<'_>) -> Result<Option<String>, li
     if rules == plan.target && sets == *target {
         return Ok(None);
     }
-    let diff = compare_sets(target, &sets, names, Style::Plain);
+    let diff = text_diff::sets(target, &sets, names, Style::Plain);
     Ok(Some(
-        diff + &compare(&plan.target, &rules, names, Style::Plain),
+        diff + &text_diff::rules(&plan.target, &rules, names, Style::Plain),
     ))
 }
 
@@ -342,15 +364,15 @@ pub(super) fn conclude(
     let journal = store.journal();
     journal.write(intent, &JournalStep::Confirmed { by: by.to_owned() })?;
     keep_files(store, intent, staged, done)?;
-    at(Point::Published, store)?;
-    let before = intent_sets(&intent.sets_before)?;
-    let changes = sets::changes(before, intent_sets(&intent.sets_after)?);
-    at(Point::SetsFinish, store)?;
+    points::state(Point::Published, store)?;
+    let before = sets::parse(&intent.sets_before)?;
+    let changes = sets::changes(before, sets::parse(&intent.sets_after)?);
+    points::state(Point::SetsFinish, store)?;
     done.left = sets::finish(host, &changes);
-    at(Point::SetsFinished, store)?;
+    points::state(Point::SetsFinished, store)?;
     remember(store, &intent.after).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     conclude_history(store, intent, by).map_err(|error| Error::NotRecorded(Box::new(error)))?;
-    at(Point::OweHooks, store)?;
+    points::state(Point::OweHooks, store)?;
     owed::owe(&store.folder(), intent).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     journal.write(intent, &JournalStep::Done)
 }
@@ -362,53 +384,34 @@ pub(super) fn keep_files(
     staged: Option<StagedFiles<'_>>,
     done: &mut CommitReport,
 ) -> Result<(), Error> {
-    if let Some(staged) = staged {
-        return staged.publish(done);
-    }
-    let persisted = Persisted::compare(&intent.persist_dir, &intent.ruleset)?;
-    persisted.stage(!store.has_persisted())?.publish(done)
+    let published = match staged {
+        Some(staged) => staged.publish()?,
+        None => {
+            let persisted = Persisted::compare(&intent.persist_dir, &intent.ruleset)?;
+            persisted.stage(!store.has_persisted())?.publish()?
+        }
+    };
+    done.written = published.written;
+    done.deleted = published.deleted;
+    done.kept = published.kept;
+    Ok(())
 }
 
 /// Writes down that the change stayed.
 pub(super) fn conclude_history(store: &Store, intent: &Intent, by: &str) -> Result<(), Error> {
-    at(Point::History, store)?;
+    points::state(Point::History, store)?;
     let history = store.history();
     if history.begins_with(intent.number)? {
         history.add(&HistoryEntry::before_fwc(intent))?;
     }
     history.add(&HistoryEntry::kept(intent, by))?;
-    at(Point::HistoryWritten, store)
+    points::state(Point::HistoryWritten, store)
 }
 
 /// Writes down what fwc put in force and what boots.
 fn remember(store: &Store, target: &PerFamily<String>) -> Result<(), Error> {
-    at(Point::RecordApplied, store)?;
+    points::state(Point::RecordApplied, store)?;
     store.applied(target)?;
-    at(Point::RecordPersisted, store)?;
+    points::state(Point::RecordPersisted, store)?;
     store.persisted(target)
-}
-
-/// Sets of an intent.
-pub(super) fn intent_sets(text: &str) -> Result<Ipsets, Error> {
-    Ipsets::parse(text).map_err(Error::Sets)
-}
-
-/// The live rules of both families.
-pub(super) fn save(host: &dyn Host) -> Result<PerFamily<LiveRuleset>, Error> {
-    let read = |family| host.save(family).map_err(Error::Live);
-    Ok(PerFamily {
-        v4: read(Family::V4)?,
-        v6: read(Family::V6)?,
-    })
-}
-
-pub(super) fn kernel(point: Point) -> Result<(), live::Error> {
-    fault::at(point).map_err(|source| live::Error::Io {
-        what: "cannot change the rules".to_owned(),
-        source,
-    })
-}
-
-pub(super) fn at(point: Point, store: &Store) -> Result<(), Error> {
-    fault::at(point).map_err(|source| Error::io("cannot write to", &store.folder(), source))
 }

@@ -2,10 +2,11 @@
 //!
 //! It is computed against live at that moment and can be done again: what is taken back already is left alone.
 
+use super::error::Error;
 use super::inverse::inverse;
 use super::records::{HistoryEntry, Intent, JournalStep};
-use super::transaction::{at, intent_sets};
-use super::{Error, Store, blind, clock, patch, sets, table_order};
+use super::store::Store;
+use super::{blind, clock, patch, points, sets, table_order};
 use crate::fault::{self, Point};
 use crate::iptables::TableName;
 use crate::live::{self, Host, LiveRuleset};
@@ -36,7 +37,7 @@ pub(super) fn undo(
     let written = journal.write(intent, &step);
     in_kernel(host, intent)?;
     written?;
-    at(Point::UndoHistory, store)?;
+    points::state(Point::UndoHistory, store)?;
     store
         .history()
         .add(&HistoryEntry::taken_back(intent, &why_text))?;
@@ -44,13 +45,13 @@ pub(super) fn undo(
 }
 
 fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
-    kernel(Point::UndoSets)?;
+    points::rules(Point::UndoSets).map_err(Error::Live)?;
     // What keeps sets or one family from going back does not keep the others.
     let sets = begin_sets(host, intent);
     let families = Family::ALL.map(|family| family_in_kernel(host, intent, family));
     families.into_iter().collect::<Result<(), Error>>()?;
     let changes = sets?;
-    kernel(Point::UndoSetsFinish)?;
+    points::rules(Point::UndoSetsFinish).map_err(Error::Live)?;
     // The old rules do not need the new sets; what cannot be removed harms nobody.
     sets::finish(host, &changes);
     Ok(())
@@ -59,8 +60,8 @@ fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
 /// Brings back the sets that the old rules need; what is to be removed afterwards.
 fn begin_sets(host: &mut dyn Host, intent: &Intent) -> Result<sets::Changes, Error> {
     let (before, after) = (
-        intent_sets(&intent.sets_before)?,
-        intent_sets(&intent.sets_after)?,
+        sets::parse(&intent.sets_before)?,
+        sets::parse(&intent.sets_after)?,
     );
     let sets = sets::revert(host, before, &after).map_err(Error::Live)?;
     sets::begin(host, &sets).map_err(Error::Live)?;
@@ -72,12 +73,12 @@ fn family_in_kernel(host: &mut dyn Host, intent: &Intent, family: Family) -> Res
     match by_what_is_live(host, &back) {
         // What cannot be read must not keep the change in force.
         Err(Failed::Read) => {
-            let (before, after) = points(family);
-            kernel(before)?;
+            let (before, after) = points_of(family);
+            points::rules(before).map_err(Error::Live)?;
             let states: Vec<&LiveRuleset> = back.states().collect();
             blind::take_back(host, &intent.owned, family, &back.before, &states)
                 .map_err(Error::Live)?;
-            kernel(after)
+            points::rules(after).map_err(Error::Live)
         }
         Err(Failed::Other(error)) => Err(error),
         Ok(()) => Ok(()),
@@ -109,7 +110,7 @@ fn read(host: &dyn Host, family: Family) -> Result<LiveRuleset, Failed> {
     Err(Failed::Read)
 }
 
-fn points(family: Family) -> (Point, Point) {
+fn points_of(family: Family) -> (Point, Point) {
     match family {
         Family::V4 => (Point::UndoV4, Point::UndoneV4),
         Family::V6 => (Point::UndoV6, Point::UndoneV6),
@@ -119,7 +120,7 @@ fn points(family: Family) -> (Point, Point) {
 /// Takes the change of one family back by the inverse against live.
 fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
     let family = back.family;
-    let (before, done) = points(family);
+    let (before, done) = points_of(family);
     let mut live = read(host, family)?;
     let mut loaded = false;
     for load in back.loads(&live) {
@@ -130,7 +131,7 @@ fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
         if text.is_empty() {
             continue;
         }
-        kernel(before)?;
+        points::rules(before).map_err(Error::Live)?;
         let text = fault::spoil(before, &text).unwrap_or(text);
         match host.restore(family, &text) {
             // Without it packets are lost for an instant; the old rules matter more.
@@ -138,12 +139,12 @@ fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
             result => result.map_err(Error::Live)?,
         }
         loaded = true;
-        kernel(done)?;
+        points::rules(done).map_err(Error::Live)?;
     }
     if !loaded {
         return Ok(());
     }
-    kernel(Point::UndoReadBack)?;
+    points::rules(Point::UndoReadBack).map_err(Error::Live)?;
     let now = read(host, family)?;
     let ours = |dump: &LiveRuleset| back.intent.owned.of(family, dump).normal();
     if ours(&now) == ours(&back.wanted(&live)) {
@@ -237,13 +238,4 @@ impl<'a> Back<'a> {
             (Load::Bridge, None) => String::new(),
         }
     }
-}
-
-fn kernel(point: Point) -> Result<(), Error> {
-    fault::at(point).map_err(|source| {
-        Error::Live(live::Error::Io {
-            what: "cannot change the rules".to_owned(),
-            source,
-        })
-    })
 }

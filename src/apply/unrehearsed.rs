@@ -1,6 +1,6 @@
 //! Doing without a scratch namespace, where none can be made and the user insists.
 
-use super::Error;
+use super::error::Error;
 use crate::iptables::Ruleset;
 use crate::live::{LiveRuleset, Payload, Rehearsed};
 use crate::net::Family;

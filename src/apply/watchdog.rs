@@ -18,10 +18,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
+use super::clock;
+use super::error::Error;
 use super::lock::Others;
 use super::records::JournalStep;
+use super::recover::recover;
+use super::store::Store;
 use super::transaction::Guard;
-use super::{Error, Store, clock, recover};
 use crate::fault;
 use crate::live::lifetime::{self, Lifetime};
 use crate::live::{self, Backend, NamespaceId, Real};
