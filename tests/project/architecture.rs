@@ -72,11 +72,13 @@ fn code_of(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Whether a file holds unit tests, which may look at everything. `src/verify/tests.rs` holds none: it is about the tests of
-/// policies.
+/// Returns `true` for a file of unit tests, which may use everything. `src/verify/tests.rs` is none: it is about the tests
+/// of policies.
 fn is_unit_test(path: &Path) -> bool {
     let parent = path.with_file_name("mod.rs");
-    path.ends_with("tests.rs") && text_of(&parent).contains("#[cfg(test)]\nmod tests;")
+    let name = path.file_stem().and_then(|name| name.to_str());
+    let name = name.unwrap_or_default();
+    name.ends_with("tests") && text_of(&parent).contains(&format!("#[cfg(test)]\nmod {name};"))
 }
 
 /// `src/policy/schema/mod.rs` is `["policy", "schema"]`.
@@ -248,6 +250,84 @@ fn wrong_arrows_are_seen() {
     ] {
         assert!(!wrong(path, code), "{path}: {code}");
     }
+}
+
+/// The modules whose files form no circle. Each of their files imports an item from the file that defines it, never through
+/// `mod.rs`, which would hide the arrow.
+const WITHOUT_CIRCLES: &[&str] = &["apply"];
+
+/// The words after the module's own path in a file: files of the module, and what `mod.rs` holds.
+fn used_within(path: &Path, code: &str) -> BTreeSet<String> {
+    let module = module_of(path);
+    let mut words = words_after(code, &format!("crate::{}::", module[0]));
+    words.extend(words_after(code, &"super::".repeat(module.len() - 1)));
+    words.into_iter().filter(|word| word != "super").collect()
+}
+
+/// What is left of the arrows between files without those that lead into no circle or out of none.
+fn circles(mut arrows: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    loop {
+        let known: BTreeSet<String> = arrows.keys().cloned().collect();
+        let used: BTreeSet<String> = arrows.values().flatten().cloned().collect();
+        arrows.retain(|file, uses| {
+            uses.retain(|file| known.contains(file));
+            !uses.is_empty() && used.contains(file)
+        });
+        if arrows.len() == known.len() {
+            return arrows;
+        }
+    }
+}
+
+#[test]
+fn files_form_no_circles() {
+    for room in WITHOUT_CIRCLES {
+        let mut files = rust_files(&format!("src/{room}"));
+        files.retain(|path| module_of(path).len() > 1 && !is_unit_test(path));
+        let names: BTreeSet<String> = files
+            .iter()
+            .map(|path| module_of(path)[1].clone())
+            .collect();
+        let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for path in &files {
+            let own = module_of(path)[1].clone();
+            let used = used_within(path, &code_of(path));
+            let hidden: Vec<_> = used.difference(&names).collect();
+            let path = path.display();
+            assert!(hidden.is_empty(), "{path} uses mod.rs for {hidden:?}");
+            let others = used.into_iter().filter(|used| *used != own);
+            arrows.entry(own.clone()).or_default().extend(others);
+        }
+        let found = circles(arrows.clone());
+        assert!(found.is_empty(), "circles in src/{room}: {found:#?}");
+        // The reader of `use` lines would find nothing if it saw no arrow.
+        assert!(arrows.values().flatten().count() > files.len());
+    }
+}
+
+#[test]
+fn circles_are_seen() {
+    let arrows = |text: &str| -> BTreeMap<String, BTreeSet<String>> {
+        let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (from, to) in text.split(' ').filter_map(|arrow| arrow.split_once('>')) {
+            arrows.entry(to.to_owned()).or_default();
+            arrows
+                .entry(from.to_owned())
+                .or_default()
+                .insert(to.to_owned());
+        }
+        arrows
+    };
+    assert!(circles(arrows("a>b a>c b>c c>d")).is_empty());
+    let found = circles(arrows("a>b b>c c>b c>d"));
+    assert!(found.keys().eq(["b", "c"]), "{found:?}");
+    let used = |path: &str, code: &str| used_within(Path::new(path), code);
+    let words = ["Error", "disk", "owned"].map(str::to_owned);
+    let code = "use super::{Error, disk};\nuse crate::apply::owned::Owned;";
+    assert_eq!(used("src/apply/plan.rs", code), BTreeSet::from(words));
+    let code = "use super::super::disk::read;\nuse super::Side;";
+    let words = ["disk".to_owned()];
+    assert_eq!(used("src/apply/order/side.rs", code), BTreeSet::from(words));
 }
 
 /// The files that a file names by `mod`.
