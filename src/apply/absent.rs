@@ -24,9 +24,9 @@ pub(super) fn concerns(host: &dyn Host) -> Vec<Concern> {
     let concern = |family: Family| Concern {
         name: "no-family",
         what: format!(
-            "this kernel has no {family}; the policy closes {family}, so that there is nothing to load for it"
+            "this kernel has no {family}; the policy closes {family}, so there is nothing to load for it"
         ),
-        advice: "nothing has to be done; once the kernel has it, run `fwc apply` again".to_owned(),
+        advice: "nothing to do now; once the kernel has it, run `fwc apply` again".to_owned(),
     };
     lacking.map(concern).collect()
 }

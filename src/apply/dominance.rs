@@ -45,23 +45,23 @@ fn first(owned: &Owned, family: Family, all: &LiveRuleset, chain: &str) -> Vec<C
             return None;
         }
         let mut what = format!(
-            "{family}: the rule `-A {chain} {}`{} stands before fwc's and decides first{}",
+            "{family}: the rule `-A {chain} {}`{} comes before fwc's rules and decides first{}",
             rule.spec,
             of_owner(rule),
             if accepts {
-                ": what it lets through no rule of the policy stops"
+                ": no rule of the policy can block what it accepts"
             } else {
                 ""
             }
         );
         for rule in made_void {
             // Writing to a String cannot fail.
-            let _ = write!(what, "; it makes void: `{rule}`");
+            let _ = write!(what, "; it shadows `{rule}`");
         }
         Some(Concern {
             name: "foreign-first",
             what,
-            advice: "if that is not meant, move it behind fwc's, or put what it does into the policy and remove it".to_owned(),
+            advice: "if that is not intended, move it behind fwc's rules, or write it in the policy and remove it".to_owned(),
         })
     });
     described.collect()
@@ -278,14 +278,14 @@ fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
             found.push(Concern {
                 name: "published-port",
                 what: format!(
-                    "{family}: port {}/{} is led to {} by `-A {name} {}`{}, and open to everybody, though the policy lets nobody in to it: such packets pass FORWARD, not INPUT",
+                    "{family}: port {}/{} is forwarded to {} by `-A {name} {}`{} and open to everybody, though the policy does not accept it: such packets pass FORWARD, not INPUT",
                     port.number,
                     if port.protocol == Protocol::TCP { "tcp" } else { "udp" },
                     port.to,
                     rule.spec,
                     of_owner(rule)
                 ),
-                advice: "publish it for this host alone (`-p 127.0.0.1:8080:80`), or say in the policy what may be forwarded".to_owned(),
+                advice: "publish it on this host only (`-p 127.0.0.1:8080:80`), or write in the policy what may be forwarded".to_owned(),
             });
         }
     }
@@ -325,12 +325,12 @@ mod tests {
         assert!(names(&filter(jump, bans)).is_empty());
         insta::assert_debug_snapshot!(names(&filter("-A INPUT -p tcp -j ACCEPT\n", "")), @r#"
         [
-            "foreign-first: IPv4: the rule `-A INPUT -p tcp -j ACCEPT` stands before fwc's and decides first: what it lets through no rule of the policy stops; it makes void: `-A FWC-INPUT -p tcp -m tcp --dport 22 -j ACCEPT`; it makes void: `-A FWC-INPUT -p tcp -m tcp --dport 25 -j DROP`",
+            "foreign-first: IPv4: the rule `-A INPUT -p tcp -j ACCEPT` comes before fwc's rules and decides first: no rule of the policy can block what it accepts; it shadows `-A FWC-INPUT -p tcp -m tcp --dport 22 -j ACCEPT`; it shadows `-A FWC-INPUT -p tcp -m tcp --dport 25 -j DROP`",
         ]
         "#);
         insta::assert_debug_snapshot!(names(&filter("-A INPUT -p tcp -m tcp --dport 22 -j DROP\n", "")), @r#"
         [
-            "foreign-first: IPv4: the rule `-A INPUT -p tcp -m tcp --dport 22 -j DROP` stands before fwc's and decides first; it makes void: `-A FWC-INPUT -p tcp -m tcp --dport 22 -j ACCEPT`",
+            "foreign-first: IPv4: the rule `-A INPUT -p tcp -m tcp --dport 22 -j DROP` comes before fwc's rules and decides first; it shadows `-A FWC-INPUT -p tcp -m tcp --dport 22 -j ACCEPT`",
         ]
         "#);
         let tailscale = ":ts-input - [0:0]\n-A ts-input -i tailscale0 -j ACCEPT\n";
@@ -360,7 +360,7 @@ mod tests {
         let found = names(&published(open));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
-            found[0].starts_with("published-port: IPv4: port 8080/tcp is led to 172.17.0.2:80"),
+            found[0].starts_with("published-port: IPv4: port 8080/tcp is forwarded to 172.17.0.2:80"),
             "{found:?}"
         );
         let closed = format!(

@@ -32,16 +32,16 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// A program that is none of fwc's took fwc's own lock.
-    #[error("{0} holds the lock of fwc, and is not fwc; wait until it ends, or end it")]
+    #[error("{0} holds the lock of fwc and is not fwc: wait until it ends, or end it")]
     LockedByOther(live::XtablesLockHolder),
     /// A hook wants what only the fwc that runs it can do when the hook has ended.
     #[error(
-        "this fwc runs in a hook of process {0}, which runs its hooks one after another and would be waited for; nothing was changed. Let the hook only tell others of the change, or start it where it outlives the hook (`systemd-run --no-block`)"
+        "this fwc runs in a hook of process {0}, and each would wait for the other to end; nothing was changed. Start it outside the hook (`systemd-run --no-block`)"
     )]
     InHook(u32),
     /// Others could have written what fwc acts on as root.
     #[error(
-        "{} is where fwc keeps what it acts on as root, and is not safe for that: {reason}; nothing was changed. Give it to root alone (`chown root`, `chmod go-w`), or choose another with --state-dir",
+        "the state directory {} is not safe, and fwc acts on it as root: {reason}; nothing was changed. Let only root write it (`chown root`, `chmod go-w`), or choose another with --state-dir",
         .path.display()
     )]
     UnsafeState {
@@ -72,8 +72,8 @@ pub enum Error {
     Sets(SetsError),
     /// The rules name sets that are not there.
     #[error(
-        "the rules name {}, which the policy does not define and which {} not there; nothing was changed. Start what makes {}, or `ipset create` {} first",
-        quoted(.0), if .0.len() == 1 { "is" } else { "are" }, them(.0), them(.0)
+        "the rules name {}, which neither the policy nor the kernel has; nothing was changed. Start the program that creates {}, or run `ipset create` first",
+        quoted(.0), them(.0)
     )]
     MissingSets(Vec<String>),
     /// A set of the policy has the name of a set of another type.
@@ -88,7 +88,7 @@ pub enum Error {
     },
     /// A set has more members than it could hold.
     #[error(
-        "the set `{name}` has {members} members, and with `size = {size}` it could not hold them; nothing was changed. Raise `size` of the set in the policy, or remove members (`ipset del`)"
+        "the set `{name}` has {members} members, too many for `size = {size}`; nothing was changed. Raise `size` of the set in the policy, or remove members (`ipset del`)"
     )]
     SetTooSmall {
         /// Its name.
@@ -116,7 +116,7 @@ pub enum Error {
     WhoIsNotKnown(String),
     /// What waits for its confirmation is not what is live.
     #[error(
-        "change {number} cannot be kept: live is not what it made any more{}\nwhat to do: see `fwc status`; `fwc rollback` ends the change at once, else it is taken back when its time is over",
+        "change {number} cannot be kept: the live rules are no longer those that it made{}\nwhat to do: see `fwc status`; `fwc rollback` reverts the change now, otherwise it reverts when its time is over",
         .missing.iter().map(|line| format!("\n  {line}")).collect::<String>()
     )]
     NotInForce {
@@ -146,12 +146,12 @@ pub enum Error {
     },
     /// The policy gives something else than was planned.
     #[error(
-        "the policy does not give what was planned; nothing was changed. Plan anew: `fwc apply --dry-run --save-plan FILE`\n{0}"
+        "the policy no longer gives the planned rules; nothing was changed. Make a new plan: `fwc apply --dry-run --save-plan FILE`\n{0}"
     )]
     PlanOfOther(String),
     /// Live is not what was planned on.
     #[error(
-        "fwc's part of the live firewall is not what was planned on; nothing was changed. Plan anew: `fwc apply --dry-run --save-plan FILE`\n{0}"
+        "fwc's part of the live rules is no longer what the plan was made for; nothing was changed. Make a new plan: `fwc apply --dry-run --save-plan FILE`\n{0}"
     )]
     PlanIsOld(String),
     /// The user would be locked out.
@@ -180,7 +180,7 @@ pub enum Error {
         undo: Undo,
     },
     /// Live is not what the rehearsal gave.
-    #[error("the kernel holds other rules than it was given:\n{diff}{undo}")]
+    #[error("the live rules differ from those that fwc loaded:\n{diff}{undo}")]
     ReadBack {
         /// From the rehearsal to live.
         diff: String,
@@ -189,7 +189,7 @@ pub enum Error {
     },
     /// The edits do not lead from live to the target.
     #[error(
-        "the edits were tried on a copy of the live rules, and give something else than the policy; nothing was changed. This is a bug of fwc\n{0}"
+        "a trial on a copy of the live rules led to other rules than the policy's; nothing was changed. This is an internal error: please report it with these lines\n{0}"
     )]
     RehearsalDiffers(String),
     /// A step could not be written down.
@@ -202,7 +202,7 @@ pub enum Error {
     },
     /// A change waits for its confirmation.
     #[error(
-        "change {number} waits for its confirmation until {until}; `fwc confirm` keeps it, `fwc rollback` takes it back"
+        "change {number} waits for its confirmation until {until}; `fwc confirm` keeps it, `fwc rollback` reverts it"
     )]
     Pending {
         /// Its number.
@@ -220,37 +220,37 @@ pub enum Error {
     TakenBack(u64),
     /// A confirmation that proves nothing.
     #[error(
-        "{0}\nopen a new connection, and run `fwc confirm` there: that it can be opened is what the confirmation says"
+        "{0}\nopen a new connection, and run `fwc confirm` there: a confirmation proves that you can still open one"
     )]
     ProvesNothing(String),
     /// There is no such entry.
     #[error("{0}")]
     NoEntry(String),
     /// The deadline has passed.
-    #[error("too late: the time for the confirmation is over, and the change is being taken back")]
+    #[error("too late: the time for the confirmation is over, and the change is being reverted")]
     TooLate,
     /// The process that takes a change back cannot be started.
     #[error(
-        "cannot start the watchdog, the process that takes the rules back when something dies; nothing was changed: {0}"
+        "cannot start the watchdog, the process that reverts the change if fwc dies; nothing was changed: {0}"
     )]
     NoWatchdog(io::Error),
     /// The watchdog would die with this process.
     #[error(
-        "the watchdog, the process that takes the rules back when something dies, would die with fwc itself: {0}; nothing was changed"
+        "the watchdog, the process that reverts the change if fwc dies, would die together with fwc: {0}; nothing was changed"
     )]
     MortalWatchdog(String),
     /// The new rules are in force, and the next boot may bring the old ones.
     #[error(
-        "the new rules are in force, but they are not kept: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
+        "the new rules are active, but not saved for the next boot: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
     )]
     NotPersisted(String),
     /// The new rules are in force and kept, and fwc's memory does not know it, or not which hooks are to be run.
     #[error(
-        "the new rules are in force and kept, but fwc could not write down what it did: {0}\nrepair that, then run `fwc apply` again"
+        "the new rules are active and saved for the next boot, but fwc could not record the change: {0}\nrepair that, then run `fwc apply` again"
     )]
     NotRecorded(Box<Self>),
     /// A file of the state folder is not as fwc wrote it.
-    #[error("{} is not readable as what fwc wrote: {reason}. Remove it: fwc then takes the live rules for others'", .path.display())]
+    #[error("{} is not a valid record of fwc: {reason}. Remove it: fwc then treats the live rules as other programs'", .path.display())]
     BadRecord {
         /// The file.
         path: PathBuf,
@@ -258,7 +258,7 @@ pub enum Error {
         reason: String,
     },
     /// What hooks are to be run is not as fwc wrote it.
-    #[error("{} is not readable as what fwc wrote: {reason}. Remove it: the hooks of the last change that did not run to a good end are then not run again", .path.display())]
+    #[error("{} is not a valid record of fwc: {reason}. Remove it: hooks of the last change that did not succeed then do not run again", .path.display())]
     BadOwed {
         /// The file.
         path: PathBuf,
@@ -303,11 +303,11 @@ impl fmt::Display for Undo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete => {
-                out.write_str("taken back: both families and the sets are as they were before, but for what others did meanwhile")
+                out.write_str("reverted: both families and the sets are as before, except for what other programs changed meanwhile")
             }
             Self::Failed(reason) => write!(
                 out,
-                "AND IT COULD NOT BE TAKEN BACK YET: {reason}\nthe watchdog goes on trying; see `fwc history`, or run `fwc recover`"
+                "THE CHANGE COULD NOT BE REVERTED YET: {reason}\nthe watchdog keeps trying; see `fwc history`, or run `fwc recover`"
             ),
         }
     }
@@ -329,7 +329,7 @@ fn hint(source: &io::Error) -> String {
 fn rehearsal(error: &live::Error) -> String {
     match error {
         live::Error::NoScratch(_) => format!(
-            "{error}\nfwc loads no rules that were not tried first; nothing was changed. In a container, run fwc on the host (`nsenter --net=... fwc apply`) or allow CAP_SYS_ADMIN; or insist with --no-rehearse, best with --confirm"
+            "{error}\nfwc loads no rules that it could not try first; nothing was changed. In a container, run fwc on the host (`nsenter --net=... fwc apply`) or allow CAP_SYS_ADMIN; or insist with --no-rehearse, best with --confirm"
         ),
         other => format!("the rules do not load; nothing was changed\n{other}"),
     }
@@ -365,21 +365,21 @@ fn others(findings: &[Finding]) -> String {
         }
     }
     text.push_str(
-        "\nwhat to do: put what is yours into the policy, or remove it by hand; let what is others' stay: `mode = \"shared\"` or `preserve` under [ownership]; or insist with --take-over, which removes all of it",
+        "\nwhat to do: add your own rules to the policy, or remove them by hand; keep other programs' rules with `mode = \"shared\"` or `preserve` under [ownership]; or insist with --take-over, which removes all of them",
     );
     text
 }
 
 fn strays(findings: &[Finding]) -> String {
     let mut text =
-        "somebody put rules among fwc's, and `apply` would remove them; nothing was changed"
+        "somebody added rules to fwc's chains, and `apply` would remove them; nothing was changed"
             .to_owned();
     for finding in findings {
         // Writing to a String cannot fail.
         let _ = write!(text, "\n  {finding}");
     }
     text.push_str(
-        "\nwhat to do: put what is to stay into the policy, or leave out --keep-stray, which removes them",
+        "\nwhat to do: add the rules that you want to keep to the policy; without --keep-stray `apply` removes the others",
     );
     text
 }

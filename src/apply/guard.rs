@@ -48,7 +48,7 @@ pub(super) fn check(
             Link::Unseen => found.push(Lockout {
                 what: format!("{connection} comes through the tunnel `{device}`"),
                 packet: None,
-                by: "nobody knows: the kernel does not tell what carries this tunnel. Check by hand that the policy lets it through".to_owned(),
+                by: "unknown: the kernel does not show what carries this tunnel. Check by hand that the policy accepts it".to_owned(),
             }),
             Link::Tunnel(carriers) => {
                 for carrier in carriers {
@@ -158,14 +158,14 @@ impl GuardedRules {
         };
         let packets = [
             (
-                "the connection that you sit on",
+                "your own connection",
                 tcp(remote, local, Hook::Input, State::Established, ACK),
             ),
             (
-                "the connection that you sit on",
+                "your own connection",
                 tcp(local, remote, Hook::Output, State::Established, ACK),
             ),
-            ("a new connection like the one that you sit on", opens),
+            ("a new connection like yours", opens),
         ];
         let stopped = packets.into_iter().filter_map(|(what, packet)| {
             let by = self.stops(&packet)?;
@@ -191,7 +191,7 @@ impl GuardedRules {
         let goes = |state| of(local, carrier.remote, Hook::Output, state);
         let lockout = |packet: Packet, by| Lockout {
             what: format!(
-                "the tunnel `{tunnel}`, which the connection that you sit on comes through"
+                "the tunnel `{tunnel}`, which carries your own connection"
             ),
             packet: Some(packet),
             by,
@@ -242,7 +242,7 @@ impl GuardedRules {
         };
         let journey = match follow(&self.ruleset, packet, 0, &mut unknowns) {
             Ok(journey) => journey,
-            Err(error) => return Some(format!("nobody knows: {error}")),
+            Err(error) => return Some(format!("unknown: {error}")),
         };
         let end = |packet: &Packet| (packet.destination, packet.destination_port);
         let mut before = packet;
@@ -260,7 +260,7 @@ impl GuardedRules {
             return last.map(|last| self.decided(last, packet.hook));
         }
         let elsewhere = known.arrives.is_some_and(|arrives| arrives != end(before));
-        elsewhere.then(|| "no rule, which would translate it as it is".to_owned())
+        elsewhere.then(|| "nothing: no rule translates it as now".to_owned())
     }
 
     /// What decides a packet in a table.

@@ -24,7 +24,7 @@ pub(super) fn check(host: &dyn Host, intent: &Intent) -> Result<(), Error> {
                 Drift::Extra { .. } => {}
                 Drift::Changed { policy, rules } => {
                     missing.extend(policy.map(|[wanted, is]| {
-                        format!("{place}: the policy is {is} and not {wanted}")
+                        format!("{place}: the policy is {is}, not {wanted}")
                     }));
                     let gone = rules
                         .iter()

@@ -65,7 +65,7 @@ impl Management {
             match route::link(&way.device) {
                 Link::Plain => {}
                 Link::Unseen => kept.doubts.push(format!(
-                    "{connection} comes through the tunnel `{}`, and the kernel does not tell what carries it",
+                    "{connection} comes through the tunnel `{}`, and the kernel does not show what carries it",
                     way.device
                 )),
                 Link::Tunnel(carriers) => {

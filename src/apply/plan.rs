@@ -203,7 +203,7 @@ impl ApplyPlan<'_> {
                 "{} was written by iptables-save (`netfilter-persistent save`?) after fwc wrote it",
                 path.display()
             ),
-            advice: "`fwc apply` writes its own again; with fwc nobody has to save the rules"
+            advice: "`fwc apply` writes its own file again; with fwc you need not save the rules yourself"
                 .to_owned(),
         }));
         Ok(found)

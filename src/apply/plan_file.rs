@@ -82,7 +82,7 @@ impl PlanFile {
         let text = InputFile::open(path).and_then(|file| file.read(Access::Apply));
         let text = text.map_err(|error| bad(error.to_string()))?;
         let read: Self = serde_json::from_str(&text)
-            .map_err(|error| bad(format!("not a plan of `fwc apply --save-plan`: {error}")))?;
+            .map_err(|error| bad(format!("not a valid plan of `fwc apply --save-plan`: {error}")))?;
         if read.schema != SCHEMA {
             return Err(bad(format!("its schema is `{}`", read.schema)));
         }
@@ -94,14 +94,14 @@ impl PlanFile {
         let now = Self::of(plan);
         if self.ruleset != now.ruleset || self.target != now.target {
             let diff = differences(&self.target, &now.target, ["planned", "policy now"])?;
-            let rest = "the rules are the same, and what is written for the next boot, or which hooks are run, is not";
+            let rest = "the rules are the same, but the files for the next boot or the hooks differ";
             return Err(Error::PlanOfOther(match diff.as_str() {
                 "" => rest.to_owned(),
                 _ => diff,
             }));
         }
         if self.live != now.live {
-            let diff = differences(&self.live, &now.live, ["live then", "live now"])?;
+            let diff = differences(&self.live, &now.live, ["live when planned", "live now"])?;
             return Err(Error::PlanIsOld(diff));
         }
         Ok(())

@@ -261,7 +261,7 @@ fn undo_that_fails_is_ended_later() {
     host.faults = vec![Fault::Restore(2, 0), Fault::Restore(3, 0)];
     let error = bench.apply(&mut host).unwrap_err();
     assert!(
-        error.to_string().contains("COULD NOT BE TAKEN BACK"),
+        error.to_string().contains("COULD NOT BE REVERTED"),
         "{error}"
     );
     assert!(error.has_changed() && bench.files().is_empty());
@@ -287,7 +287,7 @@ fn undo_of_one_family_does_not_wait_for_the_other() {
     host.faults = vec![Fault::Save(6), Fault::Restore(7, 0), Fault::Restore(8, 0)];
     let error = bench.apply(&mut host).unwrap_err();
     assert!(
-        error.to_string().contains("COULD NOT BE TAKEN BACK"),
+        error.to_string().contains("COULD NOT BE REVERTED"),
         "{error}"
     );
     let now = with_counters(&host);

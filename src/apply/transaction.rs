@@ -211,7 +211,7 @@ enum Failure {
     Load(live::Error),
     #[error("the change was not complete in time")]
     Late,
-    #[error("the kernel held other rules than it was given")]
+    #[error("the live rules differed from those that fwc loaded")]
     Differs(String),
     #[error("{0}")]
     Journal(Error),

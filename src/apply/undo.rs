@@ -151,8 +151,8 @@ fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
         return Ok(());
     }
     Err(Failed::Other(Error::Live(live::Error::Io {
-        what: format!("{family}: it reads back as something else"),
-        source: std::io::Error::other("somebody else changes it at the same time"),
+        what: format!("{family}: the live rules are not the reverted ones"),
+        source: std::io::Error::other("another program changes them at the same time"),
     })))
 }
 

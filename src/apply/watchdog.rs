@@ -82,7 +82,7 @@ impl Watchdog {
             Lifetime::TheirOwn => Ok(None),
             Lifetime::OfUnit(unit) => {
                 let text = format!(
-                    "systemd ends what runs in {unit} with it, so that the watchdog runs in a scope of its own (fwc-watchdog-*.scope)"
+                    "systemd ends all processes of {unit} together with it, so the watchdog runs in a scope of its own (fwc-watchdog-*.scope)"
                 );
                 self.unit = Some(unit);
                 Ok(Some(text))
@@ -123,7 +123,7 @@ impl Watchdog {
             None if answer.is_empty() => Err(io::Error::other(match &self.unit {
                 None => "it ended at once".to_owned(),
                 Some(unit) => format!(
-                    "systemd ends what runs in {unit} with it, and `systemd-run --scope` does not start it elsewhere; run fwc outside of that unit"
+                    "systemd ends all processes of {unit} together with it, and `systemd-run --scope` cannot start the watchdog elsewhere; run fwc outside that unit"
                 ),
             })),
             None => Err(io::Error::other(answer.trim().to_owned())),

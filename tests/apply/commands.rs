@@ -359,7 +359,7 @@ fn held_lock_names_its_holder(backend: Backend) -> Result {
     assert!(
         refused
             .err
-            .contains("holds the lock of fwc, and is not fwc")
+            .contains("holds the lock of fwc and is not fwc")
             && refused.err.contains(&own),
         "{}",
         refused.err

@@ -50,7 +50,7 @@ fn plan_that_was_kept_is_applied(backend: Backend) -> Result {
     // It is done: live is not what it was made of any more.
     let again = ns.apply("web.toml", &["--plan", "plan.json"]).expect(1);
     assert!(
-        again.err.contains("not what was planned on"),
+        again.err.contains("no longer what the plan was made for"),
         "{}",
         again.err
     );
@@ -69,7 +69,7 @@ fn plan_that_is_not_so_any_more_is_refused(backend: Backend) -> Result {
     let before = ns.saved();
     let refused = ns.apply("other.toml", &["--plan", "plan.json"]).expect(1);
     assert!(
-        refused.err.contains("does not give what was planned"),
+        refused.err.contains("no longer gives the planned rules"),
         "{}",
         refused.err
     );
@@ -87,7 +87,7 @@ fn plan_that_is_not_so_any_more_is_refused(backend: Backend) -> Result {
     let before = ns.saved();
     let refused = ns.apply("web.toml", &["--plan", "plan.json"]).expect(1);
     assert!(
-        refused.err.contains("not what was planned on"),
+        refused.err.contains("no longer what the plan was made for"),
         "{}",
         refused.err
     );

@@ -349,8 +349,8 @@ fn rules_before_ours_are_said(backend: Backend) -> Result {
     assert_eq!(status, checked);
     let first = applied
         .iter()
-        .find(|line| line.contains("stands before fwc's"));
-    let words = "`-A INPUT -p tcp -m tcp --dport 22 -j DROP` stands before fwc's and decides first; it makes void: `-A FWC-INPUT -p tcp -m tcp --dport 22 ";
+        .find(|line| line.contains("comes before fwc's rules"));
+    let words = "`-A INPUT -p tcp -m tcp --dport 22 -j DROP` comes before fwc's rules and decides first; it shadows `-A FWC-INPUT -p tcp -m tcp --dport 22 ";
     assert!(
         first.is_some_and(|line| line.contains(words)),
         "{applied:?}"
@@ -383,7 +383,7 @@ fn published_ports_are_said(backend: Backend) -> Result {
     let [checked, applied, status] = said(&ns, "host.toml");
     assert_eq!(checked, ["published-port"]);
     assert_eq!(status, checked);
-    let words = "IPv4: port 8080/tcp is led to 172.17.0.2:80 by `-A DOCKER ! -i docker0";
+    let words = "IPv4: port 8080/tcp is forwarded to 172.17.0.2:80 by `-A DOCKER ! -i docker0";
     assert!(applied[0].contains(words), "{applied:?}");
     assert!(applied[0].contains("(of Docker)"), "{applied:?}");
     // A policy that means what is forwarded, too.

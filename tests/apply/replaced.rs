@@ -168,7 +168,7 @@ fn hung_tool(backend: Backend) -> Result {
     let ended = ns.net().enter(|| run(&mut command, "")).expect(1);
     let words = ended.err;
     assert!(
-        words.contains("was not done after") && words.contains("taken back"),
+        words.contains("was not done after") && words.contains("reverted"),
         "{words}"
     );
     assert!(!is_running(pid_in(&ns, "waits")));

@@ -204,14 +204,14 @@ fn ssh_lockout_is_refused(backend: Backend) -> Result {
         .expect(1);
     for words in [
         "would lock you out",
-        "a new connection like the one that you sit on",
+        "a new connection like yours",
         "the policy of INPUT",
         "--allow-lockout",
     ] {
         assert!(refused.err.contains(words), "{words}: {}", refused.err);
     }
     assert!(
-        !refused.err.contains("stopped by: nobody knows"),
+        !refused.err.contains("stopped by: unknown"),
         "{}",
         refused.err
     );
@@ -639,7 +639,7 @@ fn ssh_over_a_tunnel_keeps_the_tunnel(backend: Backend) -> Result {
         site.ssh(inner, "true").code == Some(0)
     });
     let refused = site.ssh(inner, &site.fwc("apply ssh.toml --yes")).expect(1);
-    let words = "the tunnel `tun9`, which the connection that you sit on comes through";
+    let words = "the tunnel `tun9`, which carries your own connection";
     assert!(refused.err.contains(words), "{}", refused.err);
     let open = format!("{SSH}\n[[rules]]\nservice = \"4789/udp\"\n");
     fs::write(site.host.path("open.toml"), open).unwrap();
