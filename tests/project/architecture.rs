@@ -109,19 +109,19 @@ fn words_after(code: &str, start: &str) -> Vec<String> {
         let (mut depth, mut at_word) = (1, true);
         let mut word = String::new();
         for c in group.chars() {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                ',' if depth == 1 => at_word = true,
-                c if at_word && is_word(c) => {
-                    word.push(c);
-                    continue;
-                }
-                _ => {}
+            if at_word && is_word(c) {
+                word.push(c);
+                continue;
             }
             if !word.is_empty() {
                 found.push(std::mem::take(&mut word));
                 at_word = false;
+            }
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => at_word = true,
+                _ => {}
             }
             if depth == 0 {
                 break;
@@ -220,6 +220,7 @@ fn wrong_arrows_are_seen() {
             "src/net/mod.rs",
             "use crate::{diag::{Code, Sink}, resolve::Plan};",
         ),
+        ("src/net/mod.rs", "use crate::{diag, resolve};"),
         ("src/net/mod.rs", "use super::expand::Rendered;"),
         ("src/net/port.rs", "use super::super::policy;"),
         ("src/expand/rules.rs", "use crate::iptables::parse;"),
