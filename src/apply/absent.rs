@@ -1,13 +1,12 @@
-//! Families that the kernel lacks: what a policy that closes one means there.
+//! Kernels without IPv4 or without IPv6: a policy that closes the missing family has nothing to load for it.
 
 use super::error::Error;
 use crate::live::preflight::Concern;
 use crate::live::{Host, LiveRule, LiveRuleset};
 use crate::net::{Family, PerFamily};
 
-/// Stops where the kernel lacks a family that the files have rules of.
-///
-/// A file that only closes its family asks for nothing that such a kernel does not do by itself: nothing of it is loaded.
+/// Stops if the kernel lacks a family that the policy lets packets of through. A kernel without the family already drops
+/// all its packets, so a file that only closes it needs no load.
 pub(super) fn check(host: &dyn Host, files: &PerFamily<LiveRuleset>) -> Result<(), Error> {
     let lacking = Family::ALL.into_iter().filter(|family| host.lacks(*family));
     for family in lacking {
@@ -18,7 +17,7 @@ pub(super) fn check(host: &dyn Host, files: &PerFamily<LiveRuleset>) -> Result<(
     Ok(())
 }
 
-/// What is to be known where a family is not loaded.
+/// Lists the families that the kernel lacks, as findings for the user.
 pub(super) fn concerns(host: &dyn Host) -> Vec<Concern> {
     let lacking = Family::ALL.into_iter().filter(|family| host.lacks(*family));
     let concern = |family: Family| Concern {
@@ -31,9 +30,9 @@ pub(super) fn concerns(host: &dyn Host) -> Vec<Concern> {
     lacking.map(concern).collect()
 }
 
-/// Whether a file lets no packet of its family through but those that stay within the host.
+/// Returns `true` if a file accepts no packet of its family except on the loopback device.
 pub(super) fn closes(file: &LiveRuleset) -> bool {
-    let says_no_more = |rule: &LiveRule| {
+    let only_closes = |rule: &LiveRule| {
         let (condition, target) = match rule.spec.split_once("-j ") {
             Some((condition, target)) => (condition.trim(), target),
             None => return false,
@@ -46,7 +45,7 @@ pub(super) fn closes(file: &LiveRuleset) -> bool {
         }
     };
     let mut chains = file.all_chains();
-    chains.all(|(_, _, chain)| chain.rules.iter().all(says_no_more))
+    chains.all(|(_, _, chain)| chain.rules.iter().all(only_closes))
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! Taking a change back where live cannot be read: somebody put a rule into a table that iptables has no words for, or
-//! `iptables-save` fails, hangs or leaves something out.
+//! Reverts a change without reading the live rules, because `iptables-save` cannot print them: a table has a rule that iptables
+//! cannot express, or the program fails, hangs or leaves something out.
 //!
-//! What cannot be read must not keep a change in force. fwc knows what it wrote, and `iptables-restore --noflush` needs no
-//! reading: the chains that the change touched are filled again with what was in them before. What others put into these very
-//! chains since is lost; all other chains stay as they are.
+//! Unreadable rules must not keep a change active. fwc knows what it wrote, and `iptables-restore --noflush` needs no
+//! reading: it fills the chains that the change touched with their old rules. Rules that other programs added to these very
+//! chains since are lost; all other chains stay as they are.
 //!
-//! In base chains beside others each rule has to go by itself, and nobody knows how far the change had come, or the way back. So
-//! the old rules come first in a chain of their own, then every rule of any state goes until there is none, then the old ones
-//! take the place of that chain. It ends the same whatever was there, and may be done again.
+//! A base chain that fwc shares with other programs cannot be filled again: their rules would be lost. fwc has to delete its
+//! own rules there one by one, without knowing how far the change came, or an earlier attempt to revert it. So it first puts
+//! the old rules into a chain of their own and jumps there, then deletes each rule of any state of the change until there is
+//! none, then replaces the jump by the old rules. The result is the same whatever was there, and each step may be repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -18,7 +19,7 @@ use crate::iptables::TableName;
 use crate::live::{self, Host, LiveChain, LiveChains, LiveRuleset};
 use crate::net::Family;
 
-/// Takes a change from `before` to one of `states` back, in the tables of one family.
+/// Reverts a change from `before` to one of `states` in the tables of one family.
 pub(super) fn take_back(
     host: &mut dyn Host,
     owned: &Owned,
@@ -43,7 +44,7 @@ struct Back {
     table: TableName,
     before: LiveChains,
     states: Vec<LiveChains>,
-    /// In base chains where others have rules, too: who decides what fwc leaves undecided.
+    /// What follows fwc's rules in base chains; `None` if fwc owns these whole.
     rest: Option<Fallthrough>,
 }
 
@@ -68,13 +69,13 @@ impl Back {
             .iter()
             .filter(|name| !self.before.contains_key(**name))
         {
-            // Where a rule of others leads into it, it stays, and is empty.
+            // If another program's rule jumps to the chain, the kernel refuses to delete it. It stays, and is empty.
             let _ = host.restore(family, &self.file(&format!(":{name} - [0:0]\n-X {name}\n")));
         }
         Ok(())
     }
 
-    /// The chains that are not the same in all states.
+    /// Returns the chains that are not the same in all states.
     fn touched(&self) -> BTreeSet<&str> {
         let all = self.states.iter().chain([&self.before]);
         let names: BTreeSet<&str> = all.flat_map(LiveChains::keys).map(String::as_str).collect();
@@ -86,7 +87,7 @@ impl Back {
         names.into_iter().filter(is_touched).collect()
     }
 
-    /// Those of the touched chains that the kernel calls.
+    /// Returns the touched chains that are base chains.
     fn base_chains<'a>(&self, touched: &BTreeSet<&'a str>) -> Vec<&'a str> {
         let is_base = |name: &&&str| {
             let before = self.before.get(**name);
@@ -95,7 +96,8 @@ impl Back {
         touched.iter().filter(is_base).copied().collect()
     }
 
-    /// Fills chains with what was in them. In base chains beside others it is in a chain of its own yet.
+    /// Returns the input that fills the touched chains with their old rules: of a shared base chain those go to a chain of
+    /// their own for now.
     fn refill(&self, touched: &BTreeSet<&str>, panic: bool) -> String {
         let mut text = String::new();
         let base = self.base_chains(touched);
@@ -129,44 +131,44 @@ impl Back {
                     let _ = writeln!(text, "-A {name} -j {}", panic::CHAIN);
                 }
             }
-            let place = match is_base && self.rest.is_some() {
+            let chain_name = match is_base && self.rest.is_some() {
                 true => back(name),
                 false => (*name).to_owned(),
             };
             for rule in &chain.rules {
-                let _ = writeln!(text, "{} -A {place} {}", rule.counters, rule.spec);
+                let _ = writeln!(text, "{} -A {chain_name} {}", rule.counters, rule.spec);
             }
             if is_base && self.rest.is_some() {
-                let _ = writeln!(text, "{} {}", self.place(name, 0, panic), jump(name));
+                let _ = writeln!(text, "{} {}", self.insert(name, 0, panic), jump(name));
             }
         }
         self.file(&text)
     }
 
-    /// Where a rule of fwc's stands in a base chain beside others: behind others' where the chain's policy decides the rest, else
-    /// first.
-    fn place(&self, name: &str, index: usize, panic: bool) -> String {
+    /// Returns the command that puts the rule with this index into a shared base chain: in shared mode fwc's rules come first,
+    /// behind the jump of `fwc panic`; else they come last, behind the preserved rules.
+    fn insert(&self, name: &str, index: usize, panic: bool) -> String {
         match self.rest {
             Some(Fallthrough::Others) => format!("-I {name} {}", index + 1 + usize::from(panic)),
             _ => format!("-A {name}"),
         }
     }
 
-    /// The old rules take the place of the chains that hold them, in one step.
+    /// Returns the input that replaces the jumps to the old rules by these, in one step.
     fn settle(&self, touched: &BTreeSet<&str>, panic: bool) -> String {
         let mut text = String::new();
         for name in self.base_chains(touched) {
             let rules = self.before.get(name).map(|chain| chain.rules.as_slice());
             for (index, rule) in rules.unwrap_or_default().iter().enumerate() {
-                let place = self.place(name, index, panic);
-                let _ = writeln!(text, "{} {place} {}", rule.counters, rule.spec);
+                let insert = self.insert(name, index, panic);
+                let _ = writeln!(text, "{} {insert} {}", rule.counters, rule.spec);
             }
             let _ = writeln!(text, "-D {name} {}", jump(name));
         }
         self.file(&text)
     }
 
-    /// Deletes every rule of any state from base chains.
+    /// Deletes every rule of any state of the change from base chains.
     fn clear(&self, host: &mut dyn Host, family: Family, touched: &BTreeSet<&str>) {
         for name in self.base_chains(touched) {
             let mut known: BTreeMap<&str, usize> = BTreeMap::new();
@@ -183,7 +185,8 @@ impl Back {
         }
     }
 
-    /// Deletes a rule until there is none, with a bound for tools that lie.
+    /// Deletes all copies of a rule. There should be no more than `count`; the bound stops it if iptables-restore reports
+    /// success without deleting anything.
     fn delete(&self, host: &mut dyn Host, family: Family, line: &str, count: usize) {
         let file = self.file(line);
         for _ in 0..count + 8 {
@@ -204,17 +207,17 @@ impl Back {
     }
 }
 
-/// The chain that holds the old rules of a base chain meanwhile.
+/// The name of the chain that holds the old rules of a base chain for now.
 fn back(name: &str) -> String {
     format!("FWC-BACK-{name}")
 }
 
-/// What leads there.
+/// The target of the rule that jumps there.
 fn jump(name: &str) -> String {
     format!("-j {}", back(name))
 }
 
-/// What two chains have to have in common.
+/// The policy and the rules of a chain, without counters.
 fn content(chain: &LiveChain) -> (Option<&str>, Vec<&str>) {
     let specs = chain.rules.iter().map(|rule| rule.spec.as_str());
     (chain.policy.as_deref(), specs.collect())

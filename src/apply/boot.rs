@@ -1,7 +1,7 @@
-//! Loading what was confirmed last, when the machine starts: idempotent, and beside whoever else loads rules.
+//! Loads the last confirmed ruleset when the machine starts. It may run twice, and other programs may load rules as well.
 //!
-//! No journal: nothing that was there is worth going back to, and a second run does what is missing. What can be closed is closed:
-//! a family that does not load leaves the other one alone.
+//! There is no journal: the rules before it are not worth restoring, and a second run completes what a first one began. A
+//! family that does not load does not keep the other one from being closed.
 
 use std::path::Path;
 
@@ -12,37 +12,36 @@ use super::persist::folders;
 use super::records::RulesetFiles;
 use super::rulesets::{normal, parse, save};
 use super::store::Store;
-use super::{absent, panic, points};
+use super::{absent, disk, panic, points};
 use crate::diff::IPSETS_FILE;
 use crate::expand::RULES_HEADING;
 use crate::fault::Point;
-use crate::files::read_kept;
 use crate::live::{self, Host, Ipsets, LiveRuleset};
 use crate::net::{Family, PerFamily};
 use crate::resolve::Ownership;
 
-/// What became of the ruleset that was confirmed last.
+/// What [`boot`] did with the last confirmed ruleset.
 #[derive(Debug)]
 pub struct Boot {
-    /// Where it comes from, in words.
+    /// Where the ruleset comes from, in words.
     pub from: String,
-    /// Why sets could not be made that the rules need.
+    /// Why the sets of the rules could not be created.
     pub sets: Result<(), Error>,
-    /// What became of the rules; an error says what is not in force.
+    /// How the rules of each family were loaded, or why they are not active.
     pub families: PerFamily<Result<LoadedFrom, Error>>,
 }
 
-/// How the rules of a family came into force.
+/// How the rules of a family became active.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoadedFrom {
-    /// They were.
+    /// They were active already.
     Already,
-    /// They were loaded, and rules went that somebody had put among fwc's.
+    /// fwc loaded them, and removed these rules that somebody had added to its chains.
     Now(Vec<Finding>),
 }
 
-/// Makes the sets and loads the rules that were confirmed last, where they are not in force; `None` where nothing was
-/// confirmed. The caller holds the lock, and has ended what was half done.
+/// Creates the sets and loads the rules of the last confirmed change, unless they are active; `None` if no change was ever
+/// confirmed. The caller holds the lock, and has recovered half-done changes.
 pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Option<Boot>, Error> {
     let Some((from, ruleset)) = last_confirmed(store, persist_dir)? else {
         return Ok(None);
@@ -65,12 +64,12 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
             if panic::is_on(&live) {
                 return Err(Error::PanicIsOn);
             }
-            let is = ours[family].normal();
+            let now = ours[family].normal();
             if host.lacks(family) && absent::closes(&target[family]) {
                 return Ok(LoadedFrom::Already);
             }
             let mut known = boots.iter().chain([&target]);
-            if known.any(|set| set[family].normal() == is) {
+            if known.any(|set| set[family].normal() == now) {
                 return Ok(LoadedFrom::Already);
             }
             let of_family = |findings: &[Finding]| -> Vec<Finding> {
@@ -108,7 +107,7 @@ pub fn boot(host: &mut dyn Host, store: &Store, persist_dir: &Path) -> Result<Op
     }))
 }
 
-/// The ruleset that was confirmed last: of the history, else of files that fwc made.
+/// Finds the last confirmed ruleset: in the history, else in files that fwc made. Returns where it comes from as well.
 fn last_confirmed(
     store: &Store,
     persist_dir: &Path,
@@ -120,10 +119,7 @@ fn last_confirmed(
     }
     let [whole, shared] = folders(persist_dir);
     for (folder, ownership) in [(whole, Ownership::default()), (shared, Ownership::Shared)] {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            read_kept(&path).map_err(|error| Error::io("cannot read", &path, error))
-        };
+        let read = |name: &str| disk::read(&folder.join(name));
         let (v4, v6) = (
             read(Family::V4.rules_file())?,
             read(Family::V6.rules_file())?,
@@ -152,7 +148,7 @@ fn last_confirmed(
     Ok(None)
 }
 
-/// Makes the sets that are not there; what is in the others is left to `apply`.
+/// Creates the missing sets. The members of sets that exist are left to `apply`.
 fn make_sets(host: &mut dyn Host, text: &str) -> Result<(), Error> {
     let mut sets = Ipsets::parse(text).map_err(Error::Sets)?;
     if sets.0.is_empty() {

@@ -1,8 +1,8 @@
-//! Ending connections that the new rules would not let begin.
+//! Finds the open connections that the new rules would not let begin, to close them.
 //!
-//! Forgetting a connection does not end it: the next packet that this host sends makes it known again. So a TCP connection of
-//! this host ends with its socket. What it forwards, and UDP, has no socket that fwc could close: it is forgotten, and its
-//! next packet is as new as the rules see it.
+//! Deleting a connection from the connection table does not end it: the next packet that this host sends adds it again. So
+//! fwc closes the socket of a TCP connection of this host. A forwarded connection, and UDP, has no socket that fwc could
+//! close: fwc deletes it from the table, and the rules then see its next packet as a new one.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -17,23 +17,23 @@ use crate::live::tracked::{Tracked, tracked};
 use crate::live::{self, Host};
 use crate::net::{Hook, Packet, PerFamily, Protocol, State, TcpFlags};
 
-/// The connections that could not begin under the rules to come.
+/// The open connections that the new rules would not let begin.
 #[derive(Debug, Default)]
 pub struct DeniedConnections {
-    /// TCP connections of this host; never those that the user sits on.
+    /// TCP connections of this host, except those of the user's own session.
     pub own: Vec<TcpConnection>,
-    /// What this host forwards, and UDP.
+    /// Forwarded connections, and those of UDP.
     pub tracked: Vec<SocketlessConnection>,
-    /// Why nobody knows of the latter.
+    /// Why the latter could not be read.
     pub unseen: Option<live::Error>,
 }
 
-/// A connection without a socket that could be closed.
+/// A connection without a socket that fwc could close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketlessConnection {
-    /// Which.
+    /// Its entry in the connection table.
     pub connection: Tracked,
-    /// Whether the side that answers may begin one like it: then it goes on as soon as that side sends.
+    /// Whether the new rules accept it when it begins at the answering side: then it continues as soon as that side sends.
     pub comes_back: bool,
 }
 
@@ -56,6 +56,7 @@ impl ApplyPlan<'_> {
     }
 }
 
+/// Finds the TCP connections of this host that could not begin: the guard checks the first packet of each.
 fn own(
     host: &dyn Host,
     client: &ClientConnection,
@@ -91,19 +92,20 @@ fn own(
     Ok(open)
 }
 
+/// Finds the connections without a socket of this host that could not begin.
 fn flows(
     host: &dyn Host,
     plan: &ApplyPlan<'_>,
     all: &[Tracked],
 ) -> Result<Vec<SocketlessConnection>, Error> {
     let mut rules = PerFamily::default();
-    let mut ways = HostRoutes::default();
+    let mut routes = HostRoutes::default();
     let mut found = Vec::new();
     for one in all {
         let ends = [one.from, one.to, one.answers_from, one.answers_to];
-        let mut reach = |end: &SocketAddr| (end.ip(), ways.reaches(end.ip()));
+        let mut reach = |end: &SocketAddr| (end.ip(), routes.reaches(end.ip()));
         let reached: Vec<(IpAddr, Reaches)> = ends.iter().map(&mut reach).collect();
-        // Nobody tells who of the many is here.
+        // The address of a group: the kernel does not say which of its members is this host.
         if reached.iter().any(|(_, reaches)| *reaches == Reaches::Many) {
             continue;
         }
@@ -120,7 +122,7 @@ fn flows(
         if hook != Hook::Forward && one.protocol == Protocol::TCP {
             continue;
         }
-        let mut device = |end: SocketAddr| ways.to(end.ip()).map(|way| way.device);
+        let mut device = |end: SocketAddr| routes.to(end.ip()).map(|route| route.device);
         let devices = (device(one.from), device(one.answers_from));
         let rules = GuardedRules::of(&mut rules, host, plan, one.from.ip())?;
         let (in_device, out_device) = devices.clone();
@@ -153,7 +155,7 @@ fn flows(
     Ok(found)
 }
 
-/// The first packet of a connection between two ends.
+/// Returns the first packet of a connection between two ends.
 fn first(
     protocol: Protocol,
     (from, to): (SocketAddr, SocketAddr),

@@ -1,11 +1,11 @@
-//! Files of the state folder: written whole, or not at all.
+//! Files on disk that fwc trusts as root. Those of the state directory are written whole, or not at all.
 
 use std::path::Path;
 
 use super::error::Error;
 use crate::files::{self, OpenFolder, Staged, Trust};
 
-/// Writes a file: afterwards the old text or the new one is there, whole. The new one is on disk on return.
+/// Writes a file of the state directory: afterwards the old text or the new one is there, whole. The new one is on disk on return.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
     if let Some(folder) = path.parent() {
         make_folder(folder)?;

@@ -1,4 +1,5 @@
-//! Others' rules that decide before fwc's do, or past them: what the policy says does not hold for what they take.
+//! Finds other programs' rules that decide packets before fwc's rules, or bypass them: for those packets the policy does not
+//! hold.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,7 +11,7 @@ use crate::live::preflight::Concern;
 use crate::live::{LiveRule, LiveRuleset, owners, route};
 use crate::net::{Family, Hook, Packet, Protocol, State, TcpFlags, Translated};
 
-/// Looks at a family's rules, others' and fwc's.
+/// Checks all rules of a family, fwc's and other programs'.
 pub(super) fn look(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
     let mut found = Vec::from_iter(unused_docker_user(family, all));
     if !owned.is_beside_others() {
@@ -23,7 +24,7 @@ pub(super) fn look(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Conc
     found
 }
 
-/// The rules before fwc's that let something through, or make a rule of fwc's void.
+/// Finds the rules before fwc's that accept packets, or shadow a rule of fwc's.
 fn first(owned: &Owned, family: Family, all: &LiveRuleset, chain: &str) -> Vec<Concern> {
     let table = all.table(TableName::Filter);
     let Some(at) = owned.begins(TableName::Filter, chain, &table) else {
@@ -31,17 +32,17 @@ fn first(owned: &Owned, family: Family, all: &LiveRuleset, chain: &str) -> Vec<C
     };
     let rules = table.get(chain).map_or(&[][..], |chain| &chain.rules);
     let before = rules.get(..at).unwrap_or_default();
-    let void = void(family, all, chain, at);
+    let shadowed = shadowed_by(family, all, chain, at);
     let described = before.iter().enumerate().filter_map(|(number, rule)| {
         let accepts = rule
             .target()
             .is_some_and(|to| ends_in(all, to, &mut Vec::new(), "ACCEPT"));
-        let made_void: Vec<&String> = void
+        let hidden: Vec<&String> = shadowed
             .iter()
             .filter(|(by, _)| by.contains(&number))
             .map(|(_, rule)| rule)
             .collect();
-        if !accepts && made_void.is_empty() {
+        if !accepts && hidden.is_empty() {
             return None;
         }
         let mut what = format!(
@@ -54,7 +55,7 @@ fn first(owned: &Owned, family: Family, all: &LiveRuleset, chain: &str) -> Vec<C
                 ""
             }
         );
-        for rule in made_void {
+        for rule in hidden {
             // Writing to a String cannot fail.
             let _ = write!(what, "; it shadows `{rule}`");
         }
@@ -72,7 +73,7 @@ fn of_owner(rule: &LiveRule) -> String {
     owner.map_or_else(String::new, |owner| format!(" (of {owner})"))
 }
 
-/// Whether some packet may end so in a target or in the chains behind it.
+/// Returns `true` if a target, or a rule of a chain that it leads to, has the target `end`. Conditions do not count.
 fn ends_in(all: &LiveRuleset, target: &str, seen: &mut Vec<String>, end: &str) -> bool {
     if target == end {
         return true;
@@ -94,15 +95,21 @@ const BUDGET: Budget = Budget {
     steps: 4_000_000,
 };
 
-/// The rules of fwc's that no packet gets as far as because of the first `at` rules of a base chain: by which, and the rule.
-/// None where the engine cannot tell.
-fn void(family: Family, all: &LiveRuleset, base: &str, at: usize) -> Vec<(Vec<usize>, String)> {
+/// Finds the rules of fwc's that no packet reaches because of the first `at` rules of a base chain. Returns the indices of the
+/// rules that shadow each, and the rule. Empty if the packet engine gives up.
+fn shadowed_by(
+    family: Family,
+    all: &LiveRuleset,
+    base: &str,
+    at: usize,
+) -> Vec<(Vec<usize>, String)> {
     let mut flat = all.only(&[TableName::Filter]);
     let table = flat.table_mut(TableName::Filter);
     let Some(chain) = table.get(base) else {
         return Vec::new();
     };
-    // fwc's own chain stands in the base chain, as far as it is called for every packet.
+    // If fwc's chain is called for every packet, its rules take the place of the jump: the rules that shadow them are then
+    // rules of the same chain.
     let (mut rules, mut names) = (Vec::new(), Vec::new());
     for rule in &chain.rules {
         let called = rule
@@ -131,28 +138,28 @@ fn void(family: Family, all: &LiveRuleset, base: &str, at: usize) -> Vec<(Vec<us
     let number = chains.and_then(|chains| chains.iter().position(|chain| &*chain.name == base));
     let space = Space::with_budget(family, BUDGET);
     let found = shadowed(&space, &ruleset, &Reading::default()).unwrap_or_default();
-    let void = found.into_iter().filter_map(|found| {
+    let found = found.into_iter().filter_map(|found| {
         let is_here = found.table == TableName::Filter && Some(found.rule.chain) == number;
         let by: Vec<usize> = found.by.iter().map(|by| by.rule).collect();
-        let is_void = is_here && found.rule.rule >= at && by.iter().any(|by| *by < at);
+        let is_shadowed = is_here && found.rule.rule >= at && by.iter().any(|by| *by < at);
         let (name, rule) = (names.get(found.rule.rule)?, rules.get(found.rule.rule)?);
-        is_void.then(|| (by, format!("-A {name} {}", rule.spec)))
+        is_shadowed.then(|| (by, format!("-A {name} {}", rule.spec)))
     });
-    void.collect()
+    found.collect()
 }
 
-/// Rules that somebody wrote for Docker to ask, and that nothing leads to.
+/// Finds rules in the chain `DOCKER-USER`, to which Docker jumps, when no rule jumps there.
 fn unused_docker_user(family: Family, all: &LiveRuleset) -> Option<Concern> {
     const NAME: &str = "DOCKER-USER";
     let chain = all.chain(TableName::Filter, NAME)?;
-    let says_something = chain
+    let has_effect = chain
         .rules
         .iter()
         .any(|rule| rule.target() != Some("RETURN"));
     let table = all.table(TableName::Filter);
     let mut rules = table.values().flat_map(|chain| &chain.rules);
-    let is_asked = rules.any(|rule| rule.target() == Some(NAME));
-    (says_something && !is_asked).then(|| Concern {
+    let is_called = rules.any(|rule| rule.target() == Some(NAME));
+    (has_effect && !is_called).then(|| Concern {
         name: "docker-user-unused",
         what: format!(
             "{family}: the rules of the chain {NAME} do nothing, since no rule leads to it"
@@ -162,7 +169,7 @@ fn unused_docker_user(family: Family, all: &LiveRuleset) -> Option<Concern> {
     })
 }
 
-/// A port of this host that others' rules lead elsewhere.
+/// A port of this host that a DNAT rule of another program forwards.
 struct Port {
     protocol: Protocol,
     number: u16,
@@ -170,7 +177,7 @@ struct Port {
 }
 
 impl Port {
-    /// Of `... -p tcp ... --dport 8080 -j DNAT --to-destination 172.17.0.2:80`.
+    /// Parses a rule such as `... -p tcp ... --dport 8080 -j DNAT --to-destination 172.17.0.2:80`.
     fn of(rule: &LiveRule) -> Option<Self> {
         let words: Vec<&str> = rule.words().collect();
         let after = |name: &str| {
@@ -199,7 +206,7 @@ impl Port {
     }
 }
 
-/// Ports that others lead into containers, though the policy lets nobody in to them.
+/// Finds ports that other programs forward to containers, and that the policy does not accept.
 fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
     let ours = owned.of(family, all);
     let is_ours = |chain: &str, rule: &LiveRule| {
@@ -219,16 +226,16 @@ fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
         Ok(ruleset) if !ports.is_empty() => ruleset,
         _ => return Vec::new(),
     };
-    // Somebody of the world.
+    // Any host of the internet: an address reserved for documentation.
     let source: IpAddr = match family {
         Family::V4 => Ipv4Addr::new(198, 51, 100, 1).into(),
         Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
     };
     let outside = route::to(source);
-    let own_address = outside.as_ref().and_then(|way| way.source);
-    let outside = outside.map(|way| way.device);
+    let own_address = outside.as_ref().and_then(|route| route.source);
+    let outside = outside.map(|route| route.device);
     let of_policy = iptables::Ruleset::from_text(&ours.normal(), family).ok();
-    // Whether the policy itself lets something through: in exclusive mode the policy of a base chain is its own, too.
+    // Whether the policy itself accepts the packet: in exclusive mode the policies of base chains are fwc's as well.
     let policy_decides = |id: Option<iptables::RuleId>| {
         let Some(id) = id else {
             return !owned.is_shared();
@@ -264,14 +271,14 @@ fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
         if hook == Hook::Forward {
             packet.translated.destination = true;
         }
-        // What nobody can know counts as favourable.
+        // A condition that fwc cannot decide, such as a rate, counts as met: the warning is about what may be open.
         let walked = walk(&ruleset, TableName::Filter, &packet, &mut |_, _| Some(true)).ok()?;
         (walked.verdict == WalkVerdict::Accept).then_some(walked.decided)
     };
     let mut found = Vec::new();
     for (name, rule, port) in ports {
         let here = SocketAddr::new(own_address.unwrap_or(port.to.ip()), port.number);
-        let inside = route::to(port.to.ip()).map(|way| way.device);
+        let inside = route::to(port.to.ip()).map(|route| route.device);
         let is_closed = walked(Hook::Input, &port, here, None).is_none();
         let forwarded = walked(Hook::Forward, &port, port.to, inside);
         if is_closed && forwarded.is_some_and(|by| !policy_decides(by)) {
@@ -360,14 +367,15 @@ mod tests {
         let found = names(&published(open));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
-            found[0].starts_with("published-port: IPv4: port 8080/tcp is forwarded to 172.17.0.2:80"),
+            found[0]
+                .starts_with("published-port: IPv4: port 8080/tcp is forwarded to 172.17.0.2:80"),
             "{found:?}"
         );
         let closed = format!(
             ":FWC-FORWARD - [0:0]\n-A FWC-FORWARD -j DROP\n-A FORWARD -j FWC-FORWARD\n{open}"
         );
         assert!(names(&published(&closed)).is_empty());
-        // What the policy itself lets in where such packets pass is what it means.
+        // A policy that accepts the forwarded packets itself means them to pass.
         let let_in = format!(
             ":FWC-FORWARD - [0:0]\n-A FWC-FORWARD -p tcp -m tcp --dport 80 -j ACCEPT\n-A FORWARD -j FWC-FORWARD\n{open}"
         );

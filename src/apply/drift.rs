@@ -7,7 +7,7 @@ use crate::live::owners::{self, Owner};
 use crate::live::{LiveChain, LiveRule, LiveRuleset};
 use crate::net::Family;
 
-/// A chain that is not as it was made.
+/// A chain that differs from the applied one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainDrift {
     /// The family that it is in.
@@ -16,58 +16,58 @@ pub struct ChainDrift {
     pub table: TableName,
     /// Its name.
     pub chain: String,
-    /// What is different.
+    /// How it differs.
     pub what: Drift,
 }
 
-/// What became of a chain.
+/// How a chain differs from the applied one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Drift {
-    /// Somebody removed it.
+    /// It was removed.
     Gone {
         /// The number of its rules.
         rules: usize,
     },
-    /// Somebody made it.
+    /// It was added.
     Extra {
         /// The number of its rules.
         rules: usize,
-        /// The tool that made it, where it is known.
+        /// The program that added it, if it is known.
         owner: Option<Owner>,
     },
-    /// It has other rules, or another policy.
+    /// Its rules or its policy changed.
     Changed {
-        /// The policy as it was applied and as it is, where they differ.
+        /// The applied policy and the live one, if they differ.
         policy: Option<[String; 2]>,
         /// The rules that differ, in the order of the chain.
         rules: Vec<RuleDrift>,
     },
 }
 
-/// A rule that is not as it was made.
+/// A rule that differs from the applied ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleDrift {
     /// The rule without its `-A CHAIN`.
     pub spec: String,
-    /// What became of it.
+    /// How it differs.
     pub what: RuleDriftKind,
-    /// The tool that made it, of an added rule, where it is known.
+    /// The program that added it, if it is known.
     pub owner: Option<Owner>,
 }
 
-/// What became of a rule.
+/// How a rule differs from the applied ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleDriftKind {
-    /// Somebody made it.
+    /// It was added.
     Added,
-    /// Somebody removed it.
+    /// It was removed.
     Missing,
-    /// It stands elsewhere than it did.
+    /// It was moved.
     Elsewhere,
 }
 
 impl RuleDriftKind {
-    /// The word in machine output.
+    /// Returns its name in JSON output.
     pub const fn keyword(self) -> &'static str {
         match self {
             Self::Added => "added",
@@ -77,7 +77,7 @@ impl RuleDriftKind {
     }
 }
 
-/// Compares fwc's parts of live with what was applied; `all` is the whole of live.
+/// Compares fwc's parts of the live rules with the applied ones. `all` are all live rules.
 pub(super) fn drift(
     family: Family,
     applied: &LiveRuleset,
@@ -114,6 +114,7 @@ pub(super) fn drift(
     found
 }
 
+/// Compares a chain. `all` is the live chain with other programs' rules.
 fn changed(before: &LiveChain, now: &LiveChain, all: Option<&LiveChain>) -> Option<Drift> {
     let word = |chain: &LiveChain| chain.policy.clone().unwrap_or_default();
     let policy = (before.policy != now.policy).then(|| [word(before), word(now)]);
@@ -122,12 +123,12 @@ fn changed(before: &LiveChain, now: &LiveChain, all: Option<&LiveChain>) -> Opti
     (!is_same).then_some(Drift::Changed { policy, rules })
 }
 
-/// Lists the rules that differ. `all` is the chain with others' rules.
+/// Lists the rules that differ. `all` is the live chain with other programs' rules.
 fn rules(before: &LiveChain, now: &LiveChain, all: Option<&LiveChain>) -> Vec<RuleDrift> {
     let (old, new) = (before.specs(), now.specs());
     let alignment = Alignment::new(&old, &new);
     let gone: BTreeSet<usize> = alignment.moved.values().copied().collect();
-    // In shared mode a jump that stands in the wrong place is not one of fwc's.
+    // In shared mode a jump out of its place does not count as fwc's, so it is missing here, but live among the others.
     let is_elsewhere = |spec: &str| {
         let is_single = old.iter().filter(|other| **other == spec).count() == 1;
         is_single && all.is_some_and(|all| all.rules.iter().any(|other| other.spec == spec))
@@ -161,6 +162,7 @@ fn rules(before: &LiveChain, now: &LiveChain, all: Option<&LiveChain>) -> Vec<Ru
     found
 }
 
+/// Returns `true` if no rule of `applied` is in the same chain of `live`.
 pub(super) fn has_no_rule_of(live: &LiveRuleset, applied: &LiveRuleset) -> bool {
     let has = |table, name: &str, rule: &LiveRule| {
         let chain = live.chain(table, name);
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn jump_in_the_wrong_place_is_live_elsewhere() {
+    fn jump_out_of_its_place_is_moved() {
         let now = OURS.replace("-A INPUT -j mine\n", "");
         let all = format!("{now}-A INPUT -j LOG\n-A INPUT -j mine\n");
         assert_eq!(compared(OURS, &now, &all), [">INPUT -j mine"]);

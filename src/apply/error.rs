@@ -10,55 +10,55 @@ use crate::live::sets::SetsError;
 use crate::live::{self, DumpError};
 use crate::net::Family;
 
-/// Whether a failed commit was taken back.
+/// Whether a failed commit was reverted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// The rules of both families and the sets are as they were.
+    /// The rules of both families and the sets are as before.
     Complete,
-    /// Some are not: why.
+    /// Some are not; the text says why.
     Failed(String),
 }
 
-/// Why it stopped. Nothing was changed unless the variant says so.
+/// Why an apply, or a command that ends one, stopped. Nothing was changed unless the variant says so.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another fwc works on this network namespace.
+    /// Another fwc is changing this network namespace.
     #[error(
         "another fwc is changing this firewall{}; wait until it is done",
         .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )]
     Locked {
-        /// Its process, as far as it is known.
+        /// Its process id, if it is known.
         pid: Option<u32>,
     },
-    /// A program that is none of fwc's took fwc's own lock.
+    /// A program other than fwc holds the lock of fwc.
     #[error("{0} holds the lock of fwc and is not fwc: wait until it ends, or end it")]
     LockedByOther(live::XtablesLockHolder),
-    /// A hook wants what only the fwc that runs it can do when the hook has ended.
+    /// fwc was started by a hook, and would wait for the fwc that waits for the hook.
     #[error(
         "this fwc runs in a hook of process {0}, and each would wait for the other to end; nothing was changed. Start it outside the hook (`systemd-run --no-block`)"
     )]
     InHook(u32),
-    /// Others could have written what fwc acts on as root.
+    /// A user other than root can write the state directory, on which fwc acts as root.
     #[error(
         "the state directory {} is not safe, and fwc acts on it as root: {reason}; nothing was changed. Let only root write it (`chown root`, `chmod go-w`), or choose another with --state-dir",
         .path.display()
     )]
     UnsafeState {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
-        /// Why it is not.
+        /// Why it is not safe.
         reason: String,
     },
-    /// The payload cannot be read.
+    /// A rules file, or recorded rules, cannot be parsed.
     #[error("{family}: {source}")]
     Payload {
         /// Its family.
         family: Family,
-        /// What is wrong with it.
+        /// The parse error.
         source: DumpError,
     },
-    /// The kernel lacks a family that the policy has rules of.
+    /// The kernel lacks a family that the policy accepts packets of.
     #[error(
         "this kernel has no {0}, and the policy has rules for it; nothing was changed. Give the kernel {0}: {way}",
         way = match .0 {
@@ -67,16 +67,16 @@ pub enum Error {
         }
     )]
     NoFamily(Family),
-    /// The payload's sets cannot be read.
+    /// The sets file, or recorded sets, cannot be parsed.
     #[error("sets: {0}")]
     Sets(SetsError),
-    /// The rules name sets that are not there.
+    /// The rules name sets that neither the policy nor the kernel has.
     #[error(
         "the rules name {}, which neither the policy nor the kernel has; nothing was changed. Start the program that creates {}, or run `ipset create` first",
         quoted(.0), them(.0)
     )]
     MissingSets(Vec<String>),
-    /// A set of the policy has the name of a set of another type.
+    /// The kernel has a set of another program with the name of a set of the policy.
     #[error(
         "the kernel has a set `{name}` of the type `{kind}`, which fwc did not make and cannot replace while rules may use it; nothing was changed. Give the set another name in the policy, or remove it: `ipset destroy {name}`"
     )]
@@ -86,70 +86,70 @@ pub enum Error {
         /// Its type in the kernel.
         kind: String,
     },
-    /// A set has more members than it could hold.
+    /// A set has more members than its new size allows.
     #[error(
         "the set `{name}` has {members} members, too many for `size = {size}`; nothing was changed. Raise `size` of the set in the policy, or remove members (`ipset del`)"
     )]
     SetTooSmall {
         /// Its name.
         name: String,
-        /// How many it has.
+        /// How many members it has.
         members: usize,
-        /// How many it could hold.
+        /// How many it could have.
         size: usize,
     },
-    /// The payload does not load.
+    /// The ruleset does not load in the scratch network namespace, or none can be made.
     #[error("{}", rehearsal(.0))]
     Rehearsal(live::Error),
-    /// Live cannot be read.
+    /// The kernel cannot be read or changed.
     #[error("cannot read the live rules: {0}")]
     Live(live::Error),
-    /// `fwc panic` closed the firewall, and only its own end opens it.
+    /// `fwc panic` is on.
     #[error(
         "`fwc panic` is on, and only `fwc panic --off` ends it; nothing was changed. End it, then run the command again"
     )]
     PanicIsOn,
-    /// Who asks reaches this host in a way that fwc does not see.
+    /// fwc cannot tell by which connection the user reaches this host.
     #[error(
         "fwc cannot tell how you reach this host: {0}. So it cannot check that the new rules let you in; nothing was changed\nwhat to do: run it in an SSH session of its own or on the console; or insist with --allow-lockout, best with --confirm"
     )]
     WhoIsNotKnown(String),
-    /// What waits for its confirmation is not what is live.
+    /// The pending change is not live any more, so it cannot be confirmed.
     #[error(
         "change {number} cannot be kept: the live rules are no longer those that it made{}\nwhat to do: see `fwc status`; `fwc rollback` reverts the change now, otherwise it reverts when its time is over",
         .missing.iter().map(|line| format!("\n  {line}")).collect::<String>()
     )]
     NotInForce {
-        /// The change.
+        /// Its number.
         number: u64,
-        /// What is missing, a line each.
+        /// The missing rules, chains and sets, a line each.
         missing: Vec<String>,
     },
-    /// Others' rules would be removed.
+    /// Other programs' rules would be removed.
     #[error("{}", others(.0))]
     Others(Vec<Finding>),
-    /// Rules that somebody put among fwc's would be removed, and nobody wants that.
+    /// Rules that somebody added to fwc's chains would be removed, which the user asked not to do.
     #[error("{}", strays(.0))]
     Strays(Vec<Finding>),
-    /// Nothing can be rehearsed, and fwc cannot tell what the kernel makes of the rules.
+    /// Nothing can be rehearsed, and fwc cannot predict the kernel's form of a rule.
     #[error(
         "no scratch network namespace can be made here, and without one fwc cannot tell what the kernel makes of these rules; nothing was changed: {0}"
     )]
     Unrehearsed(String),
-    /// The file of a plan cannot be used.
+    /// A plan file cannot be used.
     #[error("{}: {reason}", .path.display())]
     BadPlan {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Why it cannot be used.
         reason: String,
     },
-    /// The policy gives something else than was planned.
+    /// The policy gives other rules than when the plan was made.
     #[error(
         "the policy no longer gives the planned rules; nothing was changed. Make a new plan: `fwc apply --dry-run --save-plan FILE`\n{0}"
     )]
     PlanOfOther(String),
-    /// Live is not what was planned on.
+    /// The live rules are not those that the plan was made for.
     #[error(
         "fwc's part of the live rules is no longer what the plan was made for; nothing was changed. Make a new plan: `fwc apply --dry-run --save-plan FILE`\n{0}"
     )]
@@ -160,7 +160,7 @@ pub enum Error {
         .0.iter().map(|lockout| format!("\n  {lockout}")).collect::<String>()
     )]
     Lockout(Vec<Lockout>),
-    /// Somebody changed live between plan and commit.
+    /// The live rules changed between plan and commit.
     #[error(
         "the live rules changed in the meantime; nothing was changed by fwc. Run the command again"
     )]
@@ -168,36 +168,36 @@ pub enum Error {
     /// The commit failed.
     #[error("{cause}\n{undo}")]
     Commit {
-        /// What the kernel refused.
+        /// What failed.
         cause: live::Error,
-        /// Whether it was taken back.
+        /// Whether the change was reverted.
         undo: Undo,
     },
-    /// The change took longer than it may.
+    /// The change was not complete before its deadline.
     #[error("the change was not complete in time\n{undo}")]
     Late {
-        /// Whether it was taken back.
+        /// Whether the change was reverted.
         undo: Undo,
     },
-    /// Live is not what the rehearsal gave.
+    /// After the commit the live rules are not the rehearsed ones.
     #[error("the live rules differ from those that fwc loaded:\n{diff}{undo}")]
     ReadBack {
-        /// From the rehearsal to live.
+        /// The diff from the rehearsed rules to the live ones.
         diff: String,
-        /// Whether it was taken back.
+        /// Whether the change was reverted.
         undo: Undo,
     },
-    /// The edits do not lead from live to the target.
+    /// The edits do not lead from the live rules to the target: an internal error.
     #[error(
         "a trial on a copy of the live rules led to other rules than the policy's; nothing was changed. This is an internal error: please report it with these lines\n{0}"
     )]
     RehearsalDiffers(String),
-    /// A step could not be written down.
+    /// A step could not be written to the journal.
     #[error("{cause}\n{undo}")]
     Journal {
-        /// Why.
+        /// Why not.
         cause: Box<Self>,
-        /// Whether the change was taken back.
+        /// Whether the change was reverted.
         undo: Undo,
     },
     /// A change waits for its confirmation.
@@ -207,29 +207,29 @@ pub enum Error {
     Pending {
         /// Its number.
         number: u64,
-        /// Until when, in UTC.
+        /// When it reverts, in UTC.
         until: String,
     },
     /// No change waits for a confirmation.
     #[error("no change waits for a confirmation")]
     NotPending,
-    /// It was not confirmed, or somebody took it back.
+    /// The change was not confirmed in time, or `fwc rollback` reverted it.
     #[error(
         "change {0} was not confirmed in time and was reverted: the rules are as they were before"
     )]
     TakenBack(u64),
-    /// A confirmation that proves nothing.
+    /// The confirmation does not prove that the user can still connect.
     #[error(
         "{0}\nopen a new connection, and run `fwc confirm` there: a confirmation proves that you can still open one"
     )]
     ProvesNothing(String),
-    /// There is no such entry.
+    /// The history has no such entry.
     #[error("{0}")]
     NoEntry(String),
-    /// The deadline has passed.
+    /// The time for the confirmation is over.
     #[error("too late: the time for the confirmation is over, and the change is being reverted")]
     TooLate,
-    /// The process that takes a change back cannot be started.
+    /// The watchdog cannot be started.
     #[error(
         "cannot start the watchdog, the process that reverts the change if fwc dies; nothing was changed: {0}"
     )]
@@ -239,46 +239,46 @@ pub enum Error {
         "the watchdog, the process that reverts the change if fwc dies, would die together with fwc: {0}; nothing was changed"
     )]
     MortalWatchdog(String),
-    /// The new rules are in force, and the next boot may bring the old ones.
+    /// The new rules are active, but the files for the next boot could not be written.
     #[error(
         "the new rules are active, but not saved for the next boot: {0}. A reboot brings the old ones; repair that, then run `fwc apply` again"
     )]
     NotPersisted(String),
-    /// The new rules are in force and kept, and fwc's memory does not know it, or not which hooks are to be run.
+    /// The new rules are active and saved, but the records, the history or the hooks to run could not be written.
     #[error(
         "the new rules are active and saved for the next boot, but fwc could not record the change: {0}\nrepair that, then run `fwc apply` again"
     )]
     NotRecorded(Box<Self>),
-    /// A file of the state folder is not as fwc wrote it.
+    /// A file of the state directory is not as fwc wrote it.
     #[error("{} is not a valid record of fwc: {reason}. Remove it: fwc then treats the live rules as other programs'", .path.display())]
     BadRecord {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
-    /// What hooks are to be run is not as fwc wrote it.
+    /// The list of hooks to run is not as fwc wrote it.
     #[error("{} is not a valid record of fwc: {reason}. Remove it: hooks of the last change that did not succeed then do not run again", .path.display())]
     BadOwed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
-    /// The system.
+    /// A file operation failed.
     #[error("{what} {}: {}", .path.display(), hint(.source))]
     Io {
-        /// What was tried.
+        /// What failed, such as `cannot read`.
         what: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// Whether the firewall is not as it was.
+    /// Returns `true` if the firewall is not as before.
     pub fn has_changed(&self) -> bool {
         match self {
             Self::Commit { undo, .. }
@@ -313,7 +313,7 @@ impl fmt::Display for Undo {
     }
 }
 
-/// The system's words, with what to do where that is known.
+/// Returns the error of the system, with what to do about the known kinds.
 fn hint(source: &io::Error) -> String {
     let advice = match source.kind() {
         io::ErrorKind::PermissionDenied => "; run with sudo, or choose another folder",
@@ -335,7 +335,7 @@ fn rehearsal(error: &live::Error) -> String {
     }
 }
 
-/// The names of sets: "the set `a`", "the sets `a`, `b`".
+/// Returns the names of sets as "the set `a`" or "the sets `a`, `b`".
 fn quoted(names: &[String]) -> String {
     let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     let word = if names.len() == 1 { "set" } else { "sets" };
@@ -346,12 +346,12 @@ fn them(names: &[String]) -> &'static str {
     if names.len() == 1 { "it" } else { "them" }
 }
 
-/// The list, grouped by owner.
+/// Returns the message that lists other programs' rules, grouped by owner.
 fn others(findings: &[Finding]) -> String {
     let mut text =
         "the live firewall holds rules that fwc did not make; nothing was changed".to_owned();
     let mut owners: Vec<_> = findings.iter().map(|finding| finding.owner).collect();
-    // The unknown ones last: they are the ones to think about.
+    // The unknown ones last: they need the most thought.
     owners.sort_by_key(|owner| (owner.is_none(), *owner));
     owners.dedup();
     for owner in owners {

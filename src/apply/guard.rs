@@ -1,4 +1,6 @@
-//! The lockout guard: the connection that the user sits on has to pass the rules to come, and a new one like it too.
+//! The lockout guard: the new rules must accept the user's own connection, and a new connection like it.
+//!
+//! It follows the packets through the new rules as they will be, with other programs' rules and the members of sets.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,16 +36,16 @@ pub(super) fn check(
     plan: &ApplyPlan<'_>,
 ) -> Result<Vec<Lockout>, Error> {
     let mut rules = PerFamily::default();
-    let mut ways = HostRoutes::default();
+    let mut routes = HostRoutes::default();
     let listening = connection::listening();
     let mut found = Vec::new();
     for connection in &client.connections {
-        let device = ways.to(connection.remote.ip()).map(|way| way.device);
-        let comes = listening.contains(&connection.local.port());
+        let device = routes.to(connection.remote.ip()).map(|route| route.device);
+        let is_incoming = listening.contains(&connection.local.port());
         let rules_of = |rules| GuardedRules::of(rules, host, plan, connection.local.ip());
-        found.extend(rules_of(&mut rules)?.connection(connection, device.as_deref(), comes));
+        found.extend(rules_of(&mut rules)?.connection(connection, device.as_deref(), is_incoming));
         let Some(device) = device else { continue };
-        match ways.link(&device) {
+        match routes.link(&device) {
             Link::Plain => {}
             Link::Unseen => found.push(Lockout {
                 what: format!("{connection} comes through the tunnel `{device}`"),
@@ -53,7 +55,7 @@ pub(super) fn check(
             Link::Tunnel(carriers) => {
                 for carrier in carriers {
                     let rules = GuardedRules::of(&mut rules, host, plan, carrier.remote.ip())?;
-                    found.extend(rules.carrier(&carrier, &device, ways.to(carrier.remote.ip())));
+                    found.extend(rules.carrier(&carrier, &device, routes.to(carrier.remote.ip())));
                 }
             }
         }
@@ -61,7 +63,7 @@ pub(super) fn check(
     Ok(found)
 }
 
-/// The ways to other hosts, each asked for once.
+/// The routes to other hosts. The kernel is queried once for each.
 #[derive(Default)]
 pub(super) struct HostRoutes {
     routes: HashMap<IpAddr, Option<Route>>,
@@ -74,12 +76,13 @@ impl HostRoutes {
         route.or_insert_with(|| route::to(address)).clone()
     }
 
-    /// Whom an address reaches.
+    /// Returns whether an address is this host, another one, or a group of hosts.
     pub(super) fn reaches(&mut self, address: IpAddr) -> Reaches {
         if address.is_multicast() || address == Ipv4Addr::BROADCAST {
             return Reaches::Many;
         }
-        self.to(address).map_or(Reaches::Another, |way| way.reaches)
+        self.to(address)
+            .map_or(Reaches::Another, |route| route.reaches)
     }
 
     fn link(&mut self, device: &str) -> Link {
@@ -95,14 +98,14 @@ fn family_of(address: IpAddr) -> Family {
     }
 }
 
-/// The rules to come of one family, and what is in sets.
+/// The new rules of one family, and the members of sets.
 pub(super) struct GuardedRules {
     ruleset: Ruleset,
     sets: Ipsets,
 }
 
 impl GuardedRules {
-    /// Those of an address's family, read once.
+    /// Returns the rules of the family of an address. They are read once.
     pub(super) fn of<'a>(
         rules: &'a mut PerFamily<Option<Self>>,
         host: &dyn Host,
@@ -118,18 +121,18 @@ impl GuardedRules {
     }
 
     fn new(host: &dyn Host, plan: &ApplyPlan<'_>, family: Family) -> Result<Self, Error> {
-        // With others' rules, which may come first.
+        // With other programs' rules, which may decide first.
         let live = host.save(family).map_err(Error::Live)?;
         let all = plan.target_of(family, &live).map_err(Error::Live)?;
         let ruleset = Ruleset::from_text(&all.normal(), family).map_err(|invalid| {
             Error::Live(live::Error::Io {
-                what: "cannot read the rules to come".to_owned(),
+                what: "cannot read the new rules".to_owned(),
                 source: std::io::Error::other(invalid.to_string()),
             })
         })?;
         let mut sets = plan.sets.target.clone();
         for (name, set) in &mut sets.0 {
-            // Others fill it: what is in it now counts.
+            // Other programs fill it: its members now are the ones that count.
             if set.is_dynamic() && plan.sets.live.0.contains_key(name) {
                 set.members = host.save_set(name).map_err(Error::Live)?.members;
             }
@@ -137,12 +140,12 @@ impl GuardedRules {
         Ok(Self { ruleset, sets })
     }
 
-    /// A TCP connection: its own packets, and a new one like it.
+    /// Checks a TCP connection: its own packets, and the first packet of a new one like it.
     fn connection(
         &self,
         connection: &TcpConnection,
         device: Option<&str>,
-        comes: bool,
+        is_incoming: bool,
     ) -> Vec<Lockout> {
         let (remote, local) = (connection.remote, connection.local);
         let tcp = |from, to, hook, state, flags| {
@@ -150,8 +153,8 @@ impl GuardedRules {
             packet.tcp_flags = Some(TcpFlags(flags));
             packet
         };
-        // Who began it: the side that does not listen.
-        let opens = if comes {
+        // The side that does not listen began the connection.
+        let first = if is_incoming {
             tcp(remote, local, Hook::Input, State::New, SYN)
         } else {
             tcp(local, remote, Hook::Output, State::New, SYN)
@@ -165,7 +168,7 @@ impl GuardedRules {
                 "your own connection",
                 tcp(local, remote, Hook::Output, State::Established, ACK),
             ),
-            ("a new connection like yours", opens),
+            ("a new connection like yours", first),
         ];
         let stopped = packets.into_iter().filter_map(|(what, packet)| {
             let by = self.stops(&packet)?;
@@ -178,38 +181,37 @@ impl GuardedRules {
         stopped.collect()
     }
 
-    /// What carries a tunnel: its packets both ways, and the first one of either side.
-    fn carrier(&self, carrier: &Carrier, tunnel: &str, way: Option<Route>) -> Vec<Lockout> {
-        let device = way.as_ref().map(|way| way.device.as_str());
-        let source = way.as_ref().and_then(|way| way.source);
+    /// Checks what carries a tunnel: its packets in both directions, and the first packet of either side.
+    fn carrier(&self, carrier: &Carrier, tunnel: &str, route: Option<Route>) -> Vec<Lockout> {
+        let device = route.as_ref().map(|route| route.device.as_str());
+        let source = route.as_ref().and_then(|route| route.source);
         let Some(source) = source else {
             return Vec::new();
         };
         let local = SocketAddr::new(source, carrier.local_port.unwrap_or(0));
         let of = |from, to, hook, state| packet(carrier.protocol, from, to, hook, state, device);
-        let comes = |state| of(carrier.remote, local, Hook::Input, state);
-        let goes = |state| of(local, carrier.remote, Hook::Output, state);
+        let incoming = |state| of(carrier.remote, local, Hook::Input, state);
+        let outgoing = |state| of(local, carrier.remote, Hook::Output, state);
         let lockout = |packet: Packet, by| Lockout {
-            what: format!(
-                "the tunnel `{tunnel}`, which carries your own connection"
-            ),
+            what: format!("the tunnel `{tunnel}`, which carries your own connection"),
             packet: Some(packet),
             by,
         };
         let mut found = Vec::new();
-        for packet in [comes(State::Established), goes(State::Established)] {
+        for packet in [incoming(State::Established), outgoing(State::Established)] {
             if let Some(by) = self.stops(&packet) {
                 found.push(lockout(packet, by));
             }
         }
-        let may_begin = carrier.answers && self.stops(&goes(State::New)).is_none();
-        if let Some(by) = self.stops(&comes(State::New)).filter(|_| !may_begin) {
-            found.push(lockout(comes(State::New), by));
+        // A tunnel that this host may begin needs no packet from the other side first.
+        let may_begin = carrier.answers && self.stops(&outgoing(State::New)).is_none();
+        if let Some(by) = self.stops(&incoming(State::New)).filter(|_| !may_begin) {
+            found.push(lockout(incoming(State::New), by));
         }
         found
     }
 
-    /// What stops a packet, or takes it elsewhere, on its way through all tables; `None` where it gets through.
+    /// Returns what stops a packet in any table, or translates it to another destination; `None` if it arrives.
     fn stops(&self, packet: &Packet) -> Option<String> {
         let here = match packet.hook {
             Hook::Output => packet.source,
@@ -222,7 +224,8 @@ impl GuardedRules {
         self.stops_as_far(packet, &known)
     }
 
-    /// The same, as far as is known. What nobody can know now (rates, what was seen before) counts as favourable.
+    /// The same, with what is known of the packet. What cannot be known now, such as rates and recent packets, is tried in
+    /// favour of the packet and against it; the packet counts as stopped only if both stop it.
     pub(super) fn stops_as_far(&self, packet: &Packet, known: &PacketFacts) -> Option<String> {
         let mut first = None;
         for favour in [true, false] {
@@ -240,13 +243,13 @@ impl GuardedRules {
             known,
             favour,
         };
-        let journey = match follow(&self.ruleset, packet, 0, &mut unknowns) {
-            Ok(journey) => journey,
+        let trace = match follow(&self.ruleset, packet, 0, &mut unknowns) {
+            Ok(trace) => trace,
             Err(error) => return Some(format!("unknown: {error}")),
         };
         let end = |packet: &Packet| (packet.destination, packet.destination_port);
         let mut before = packet;
-        for step in &journey.steps {
+        for step in &trace.steps {
             let now = end(&step.packet);
             if now != end(before) && known.arrives.is_some_and(|arrives| arrives != now) {
                 let port = now.1.map_or(String::new(), |port| format!(" port {port}"));
@@ -255,15 +258,15 @@ impl GuardedRules {
             }
             before = &step.packet;
         }
-        if journey.verdict != WalkVerdict::Accept {
-            let last = journey.steps.last();
+        if trace.verdict != WalkVerdict::Accept {
+            let last = trace.steps.last();
             return last.map(|last| self.decided(last, packet.hook));
         }
         let elsewhere = known.arrives.is_some_and(|arrives| arrives != end(before));
         elsewhere.then(|| "nothing: no rule translates it as now".to_owned())
     }
 
-    /// What decides a packet in a table.
+    /// Returns the rule or the chain policy that decides a packet in a table, in words.
     fn decided(&self, step: &WalkStep, hook: Hook) -> String {
         let table = step.table.as_str();
         let chains = self.ruleset.table(step.table).map(|table| &table.chains);
@@ -282,15 +285,15 @@ impl GuardedRules {
     }
 }
 
-/// What is known of a packet besides what is in it.
+/// What is known of a packet besides its contents.
 pub(super) struct PacketFacts {
     /// Addresses of this host, among those of its connection.
     pub(super) here: Vec<IpAddr>,
-    /// Where it has to arrive; `None`: anywhere.
+    /// The address and port at which it must arrive; `None` if any will do.
     pub(super) arrives: Option<(IpAddr, Option<u16>)>,
 }
 
-/// The rest in favour of the packet or not.
+/// Answers the conditions that a walk cannot decide: from what is known of the packet, the rest in its favour or not.
 struct AsFarAsKnown<'a> {
     rules: &'a GuardedRules,
     known: &'a PacketFacts,
@@ -298,7 +301,7 @@ struct AsFarAsKnown<'a> {
 }
 
 impl AsFarAsKnown<'_> {
-    /// Whether a translation may lead to where the packet has to arrive.
+    /// Returns `true` if a translation may lead to where the packet must arrive.
     fn leads(&self, rule: &Target) -> bool {
         let (Target::Nat(nat), Some((address, port))) = (rule, self.known.arrives) else {
             return self.favour;
@@ -339,9 +342,9 @@ impl Unknowns for AsFarAsKnown<'_> {
             Match::AddressType(one) if one.limit.is_none() => {
                 types(&one.source, packet.source) && types(&one.destination, packet.destination)
             }
-            // What counts is a connection, whose packets are whole.
+            // The packets of the connections that the guard checks are no fragments.
             Match::Fragment { negated } => *negated,
-            // Which of several backends a connection got.
+            // In nat, the condition chose one of several destinations when the connection began: the one that it has.
             _ if asked.table == TableName::Nat => {
                 let table = self.rules.ruleset.table(asked.table);
                 let chain = table.and_then(|table| table.chains.get(asked.rule.chain));
@@ -358,7 +361,7 @@ impl Unknowns for AsFarAsKnown<'_> {
             Some((first, last)) => wanted
                 .filter(|wanted| (first..=last).contains(wanted))
                 .unwrap_or(first),
-            // A redirect leaves it here.
+            // REDIRECT has no address: the packet stays on this host.
             None => wanted.unwrap_or(packet.destination),
         })
     }
@@ -383,6 +386,7 @@ impl Unknowns for AsFarAsKnown<'_> {
 const SYN: u8 = TcpFlags::SYN.0;
 const ACK: u8 = 0x10;
 
+/// Returns a packet between two ends. `device` is the one towards the other host.
 pub(super) fn packet(
     protocol: Protocol,
     from: SocketAddr,

@@ -1,4 +1,4 @@
-//! What was put in force, and what was taken back: the past that `history` lists and `rollback N` goes to.
+//! The history: past changes, kept or reverted, which `fwc history` lists and `fwc rollback N` restores. A file each.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,17 @@ use super::error::Error;
 use super::records::HistoryEntry;
 use crate::files;
 
-/// So many entries are kept of what stayed, and so many of what was taken back.
+/// How many kept changes the history remembers, and how many reverted ones.
 const LONGEST: usize = 50;
 
-/// The entries of one folder of rules files.
+/// The history of one folder of rules files.
 #[derive(Clone, Debug)]
 pub struct History {
     folder: PathBuf,
 }
 
 impl History {
-    /// Nothing is read or made yet.
+    /// Returns the history in a folder, without reading or making anything.
     pub fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
@@ -39,12 +39,12 @@ impl History {
         numbers
     }
 
-    /// The number of the last entry; 0 where there is none.
+    /// Returns the number of the last entry; 0 if there is none.
     pub fn last_number(&self) -> u64 {
         self.numbers().last().copied().unwrap_or(0)
     }
 
-    /// All entries, the oldest first.
+    /// Reads all entries, the oldest first.
     pub fn entries(&self) -> Result<Vec<HistoryEntry>, Error> {
         let read = |number| -> Result<Option<HistoryEntry>, Error> {
             let path = self.path(number);
@@ -61,23 +61,23 @@ impl History {
         Ok(entries?.into_iter().flatten().collect())
     }
 
-    /// The change of fwc's that stayed last.
+    /// Reads the last kept change of fwc.
     pub fn last_kept(&self) -> Result<Option<HistoryEntry>, Error> {
         let mut entries = self.entries()?.into_iter();
         Ok(entries.rfind(|entry| entry.number > 0 && entry.ruleset.is_some()))
     }
 
-    /// Whether this change stayed.
+    /// Returns `true` if this change was kept.
     pub fn has_kept(&self, number: u64) -> Result<bool, Error> {
         let mut entries = self.entries()?.into_iter();
         Ok(entries.any(|entry| entry.number == number && entry.ruleset.is_some()))
     }
 
-    /// Whether a change of this number is the first one that stays.
+    /// Returns `true` if a change with this number is the first one to be kept.
     pub(super) fn begins_with(&self, number: u64) -> Result<bool, Error> {
         let entries = self.entries()?;
         let first = entries.first().map_or(number, |entry| entry.number);
-        // Where older entries are forgotten nobody knows.
+        // If the history does not begin with number 1, older entries were forgotten, and one of them may have been kept.
         Ok(first == 1 && entries.iter().all(|entry| entry.ruleset.is_none()))
     }
 
@@ -91,15 +91,16 @@ impl History {
         Ok(())
     }
 
-    /// However often changes are taken back, what stayed is not forgotten for it. Tidiness only.
+    /// Removes the oldest entries beyond the limits. Kept and reverted changes have a limit each: many reverted ones must not push
+    /// out what `rollback` restores. Errors do not matter.
     fn forget(&self) {
         if self.numbers().len() <= LONGEST {
             return;
         }
         let entries = self.entries().unwrap_or_default();
-        let (stayed, taken_back): (Vec<&HistoryEntry>, Vec<&HistoryEntry>) =
+        let (kept, reverted): (Vec<&HistoryEntry>, Vec<&HistoryEntry>) =
             entries.iter().partition(|entry| entry.ruleset.is_some());
-        for entries in [stayed, taken_back] {
+        for entries in [kept, reverted] {
             let excess = entries.len().saturating_sub(LONGEST);
             for entry in entries.into_iter().take(excess) {
                 let _ = files::remove_kept(&self.path(entry.number));
@@ -113,28 +114,28 @@ mod tests {
     use super::{History, LONGEST};
     use crate::apply::records::{HistoryEntry, RulesetFiles, TransactionOutcome};
 
-    fn entry(number: u64, stayed: bool) -> HistoryEntry {
+    fn entry(number: u64, kept: bool) -> HistoryEntry {
         HistoryEntry {
             schema: HistoryEntry::SCHEMA.to_owned(),
             number,
             time: String::new(),
             policy: String::new(),
-            outcome: match stayed {
+            outcome: match kept {
                 true => TransactionOutcome::Kept(String::new()),
                 false => TransactionOutcome::TakenBack(String::new()),
             },
-            ruleset: stayed.then(RulesetFiles::default),
+            ruleset: kept.then(RulesetFiles::default),
         }
     }
 
-    fn numbers(history: &History, stayed: bool) -> Vec<u64> {
+    fn numbers(history: &History, kept: bool) -> Vec<u64> {
         let mut entries = history.entries().unwrap();
-        entries.retain(|entry| entry.ruleset.is_some() == stayed);
+        entries.retain(|entry| entry.ruleset.is_some() == kept);
         entries.iter().map(|entry| entry.number).collect()
     }
 
     #[test]
-    fn what_was_taken_back_does_not_push_out_what_stayed() {
+    fn reverted_changes_do_not_push_out_kept_ones() {
         let root = tempfile::tempdir().unwrap();
         let history = History::new(root.path().to_owned());
         let many = LONGEST as u64;

@@ -1,7 +1,8 @@
-//! What a policy wants run when a change stays: owed from the moment the change cannot go back, until it was run to a good end.
+//! Hooks: the commands of a policy that run once a change is kept (`after_apply`).
 //!
-//! What is owed is on disk before the journal says that the change is done. So whatever dies, a later fwc knows what was not run:
-//! it runs it, or says so. A hook that failed is owed as well. A change that stays replaces what earlier ones left.
+//! A hook is owed from the moment that the change cannot be reverted any more, until it succeeded. What is owed is on disk
+//! before the journal says that the change is complete: whatever dies, a later fwc knows which hooks did not run, and runs
+//! them or says so. The hooks of a change that is kept replace those that earlier changes left.
 
 use std::time::Duration;
 
@@ -14,41 +15,41 @@ use crate::files::find_program;
 use crate::live::program::{self, Ended, Signals};
 use crate::policy::CommandLine;
 
-/// So long a hook may take.
+/// How long a hook may take.
 pub const TIME_OUT: Duration = Duration::from_secs(60);
 
 /// A hook that was run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookRun {
-    /// What was run.
+    /// The command.
     pub command: CommandLine,
     /// How it ended.
     pub ended: Ended,
-    /// What it printed on both outputs, as it was: not for a terminal.
+    /// What it printed on both outputs. Not safe to print on a terminal.
     pub printed: String,
 }
 
 /// The hooks that were run.
 #[derive(Debug, Default)]
 pub struct Ran {
-    /// The change that they belong to; 0 where none was owed.
+    /// The number of their change; 0 if none was owed.
     pub number: u64,
-    /// In their order. Those behind one that fwc was told to end at are not among them, and stay owed.
+    /// The hooks in their order. After a signal to end, fwc runs no further hook; those stay owed.
     pub hooks: Vec<HookRun>,
-    /// How many were not begun.
+    /// How many did not run because of that.
     pub left: usize,
 }
 
 impl Ran {
-    /// Whether all that was owed came to a good end.
+    /// Returns `true` if all owed hooks ran and succeeded.
     pub fn is_fine(&self) -> bool {
         self.left == 0 && self.hooks.iter().all(|hook| hook.ended == Ended::Fine)
     }
 }
 
-/// Tells how it goes.
+/// Reports the progress of hooks.
 pub trait Watcher {
-    /// Another fwc runs hooks, and is waited for: its process, as far as it is known.
+    /// fwc waits for another fwc that runs hooks, with this process id if it is known.
     fn waits(&mut self, pid: Option<u32>);
     /// A hook begins.
     fn begins(&mut self, command: &CommandLine);
@@ -56,18 +57,21 @@ pub trait Watcher {
     fn ended(&mut self, hook: &HookRun);
 }
 
-/// Runs what is owed, each in its turn; one that fails does not keep the others from being run. The caller does not hold the
-/// [`Lock`](super::Lock): what a hook needs a minute for must not keep others from changing the firewall.
+/// Runs the owed hooks one after another, also if one fails. The caller does not hold the [`Lock`](super::Lock): a hook may
+/// take a minute, and must not keep others from changing the firewall.
 ///
-/// Nothing but the network namespace is this process's own: see [`program::run`]. An error says that it cannot be known what
-/// is owed, or not be written down what was run; what was run before is told to the watcher.
+/// A hook runs in this network namespace, with an environment of its own: see [`program::run`].
+///
+/// # Errors
+///
+/// The list of owed hooks cannot be read, or not be written after they ran. The watcher has seen those that ran.
 pub fn run_owed(store: &Store, watcher: &mut dyn Watcher) -> Result<Ran, Error> {
-    // Cheap where there is nothing to do, which is the rule: no lock, no file.
+    // Usually nothing is owed: then take no lock and make no file.
     if store.owed()?.is_none() {
         return Ok(Ran::default());
     }
     let _turn = store.hooks_turn(|pid| watcher.waits(pid))?;
-    // Who had the turn before may have run them.
+    // The fwc that this one waited for may have run them.
     let Some(owed) = store.owed()? else {
         return Ok(Ran::default());
     };
@@ -78,18 +82,18 @@ pub fn run_owed(store: &Store, watcher: &mut dyn Watcher) -> Result<Ran, Error> 
         number: owed.number,
         ..Ran::default()
     };
-    let mut still = Vec::new();
-    for one in owed.hooks {
+    let mut still_owed = Vec::new();
+    for owed_hook in owed.hooks {
         if signals.told_to_end() {
             ran.left += 1;
-            still.push(one);
+            still_owed.push(owed_hook);
             continue;
         }
-        watcher.begins(&one.command);
-        let hook = run(one.command, &signals);
+        watcher.begins(&owed_hook.command);
+        let hook = run(owed_hook.command, &signals);
         watcher.ended(&hook);
         if hook.ended != Ended::Fine {
-            still.push(OwedHook {
+            still_owed.push(OwedHook {
                 command: hook.command.clone(),
                 failed: Some(hook.ended.to_string()),
             });
@@ -98,15 +102,15 @@ pub fn run_owed(store: &Store, watcher: &mut dyn Watcher) -> Result<Ran, Error> 
     }
     fault::at(Point::HooksRan).map_err(failed)?;
     let _lock = store.lock_memory()?;
-    // A change that stayed meanwhile owes its own.
+    // A change that was kept meanwhile owes its own hooks.
     if store.owed()?.is_some_and(|owed| owed.number == ran.number) {
-        owed::write(&store.folder(), ran.number, still)?;
+        owed::write(&store.folder(), ran.number, still_owed)?;
     }
     Ok(ran)
 }
 
 fn run(command: CommandLine, signals: &Signals) -> HookRun {
-    // Looked up again: what was safe when the change was made need not be so now.
+    // Looked up again: the program may have become unsafe since the change was made.
     let (ended, printed) = match find_program(command.program()) {
         Ok(path) => program::run(&path, command.arguments(), TIME_OUT, signals),
         Err(unfit) => (Ended::NotRun(unfit.to_string()), String::new()),

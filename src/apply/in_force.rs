@@ -1,4 +1,4 @@
-//! Whether the rules that a change made are live.
+//! Checks that the rules of a change are live.
 
 use super::drift::{Drift, RuleDriftKind, drift, has_no_rule_of};
 use super::error::Error;
@@ -11,27 +11,29 @@ use crate::net::Family;
 /// How many of the missing rules an error names.
 const MOST: usize = 5;
 
-/// Stops where rules, chains, policies or sets of the change are missing. What others added since is no reason.
+/// Stops if rules, chains, policies or sets of the change are missing. What other programs added since does not matter.
 pub(super) fn check(host: &dyn Host, intent: &Intent) -> Result<(), Error> {
     let mut missing = Vec::new();
     for family in Family::ALL {
         let live = host.save(family).map_err(Error::Live)?;
         let ours = intent.owned.of(family, &live);
-        for one in drift(family, &after(intent, family)?, &ours, &live) {
-            let place = format!("{family} {} {}", one.table, one.chain);
-            match one.what {
+        for found in drift(family, &after(intent, family)?, &ours, &live) {
+            let place = format!("{family} {} {}", found.table, found.chain);
+            match found.what {
                 Drift::Gone { .. } => missing.push(format!("{place}: the chain is missing")),
                 Drift::Extra { .. } => {}
                 Drift::Changed { policy, rules } => {
-                    missing.extend(policy.map(|[wanted, is]| {
-                        format!("{place}: the policy is {is}, not {wanted}")
-                    }));
+                    missing.extend(
+                        policy.map(|[wanted, is]| {
+                            format!("{place}: the policy is {is}, not {wanted}")
+                        }),
+                    );
                     let gone = rules
                         .iter()
                         .filter(|rule| rule.what == RuleDriftKind::Missing);
                     missing.extend(gone.map(|rule| {
                         let spec = harmless(&rule.spec);
-                        format!("{place}: `-A {} {spec}` is missing", one.chain)
+                        format!("{place}: `-A {} {spec}` is missing", found.chain)
                     }));
                 }
             }
@@ -57,7 +59,7 @@ pub(super) fn check(host: &dyn Host, intent: &Intent) -> Result<(), Error> {
     })
 }
 
-/// Returns whether no rule of the change is live, as far as live can be read.
+/// Returns `true` if no rule of the change is live; `false` if the live rules cannot be read.
 pub(super) fn is_gone(host: &dyn Host, intent: &Intent) -> bool {
     Family::ALL.into_iter().all(|family| {
         let (Ok(live), Ok(after)) = (host.save(family), after(intent, family)) else {
@@ -67,6 +69,7 @@ pub(super) fn is_gone(host: &dyn Host, intent: &Intent) -> bool {
     })
 }
 
+/// Parses the rules after a change.
 fn after(intent: &Intent, family: Family) -> Result<LiveRuleset, Error> {
     LiveRuleset::parse(&intent.after[family]).map_err(|source| Error::Payload { family, source })
 }

@@ -1,18 +1,18 @@
-//! Taking a change back: what live has to become so that our change is gone and everything that others did since stays.
+//! The inverse of a change: the live rules without fwc's change, but with every change that other programs made since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::iptables::{Alignment, TableName};
 use crate::live::{LiveChain, LiveChains, LiveRule, LiveRuleset};
 
-/// What live has to become: `live` with the change from `before` to one of `states` undone.
+/// Returns `live` with the change from `before` to one of `states` undone.
 ///
-/// `states` are the rulesets that the change goes through, each table whole or not at all; which one is in force is told
-/// from live itself, for whoever made the change may have died before it could say so.
+/// `states` are the rulesets that the change goes through, each table whole or not at all. The one that is nearest to the live
+/// rules is taken as the active one: the fwc that made the change may have died before it could write down how far it came.
 ///
-/// A chain that the change did not touch stays as it is live. In one that it did, rules that others added since the change
-/// stay behind the rule that they stood behind, and rules that others removed do not come back. Counters are those of
-/// `before`; the loader prefers what live rules count now.
+/// A chain that the change did not touch remains as it is live. In one that it touched, rules that other programs added since
+/// remain behind the rule that they followed, and rules that other programs removed do not come back. Counters are those of
+/// `before`; the loader prefers the counters of live rules.
 pub fn inverse(
     before: &LiveRuleset,
     states: &[&LiveRuleset],
@@ -22,9 +22,9 @@ pub fn inverse(
     let mut wanted = live.clone();
     for &table in tables {
         let (a, now) = (before.table(table), live.table(table));
-        let in_force = states.iter().map(|state| state.table(table));
-        let nearest = in_force.min_by_key(|state| distance(state, &now));
-        // The nearest of all is what was before: the change has not come here.
+        let candidates = states.iter().map(|state| state.table(table));
+        let nearest = candidates.min_by_key(|state| distance(state, &now));
+        // If the old rules are at least as near, the change has not come to this table.
         let Some(b) = nearest.filter(|state| distance(state, &now) < distance(&a, &now)) else {
             continue;
         };
@@ -32,7 +32,7 @@ pub fn inverse(
         let chains = wanted.table_mut(table);
         for name in names {
             match (a.get(name), b.get(name), chains.get(name)) {
-                // Not touched by the change; or made by others since.
+                // Not touched by the change; or added by another program since.
                 (Some(old), Some(new), _) if same(old, new) => {}
                 (Some(_), None, Some(_)) | (None, None, _) => {}
                 (Some(old), Some(new), Some(now)) => {
@@ -52,7 +52,7 @@ pub fn inverse(
     wanted
 }
 
-/// How many rules, chains and policies differ.
+/// Returns how many rules, chains and policies differ.
 fn distance(a: &LiveChains, b: &LiveChains) -> usize {
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let of_chain = |name| {
@@ -78,7 +78,8 @@ fn same(a: &LiveChain, b: &LiveChain) -> bool {
     a.policy == b.policy && a.specs() == b.specs()
 }
 
-/// A rule of others may lead into a chain that the change made: then that chain stays.
+/// Keeps the chains that the change made and that another program's rule leads to: without its target that rule could not be
+/// loaded.
 fn keep_targets(wanted: &mut LiveChains, live: &LiveChains, after: &LiveChains) {
     loop {
         let rules = wanted.values().flat_map(|chain| &chain.rules);
@@ -97,7 +98,7 @@ fn keep_targets(wanted: &mut LiveChains, live: &LiveChains, after: &LiveChains) 
     }
 }
 
-/// `old` with what `now` has beyond `new`, and without what `now` has not any more.
+/// Returns `old` with the rules that `now` has and `new` has not, and without those that `new` has and `now` has not.
 fn merge(old: &LiveChain, new: &LiveChain, now: &LiveChain) -> LiveChain {
     let policy = if now.policy == new.policy {
         old.policy.clone()
@@ -114,20 +115,20 @@ fn merge(old: &LiveChain, new: &LiveChain, now: &LiveChain) -> LiveChain {
     if since.hunks.is_empty() {
         return merged;
     }
-    // Where each rule of `new` stands in `old`.
-    let mut place: Vec<Option<usize>> = vec![None; new.rules.len()];
+    // The index in `old` of each rule of `new`.
+    let mut index_in_old: Vec<Option<usize>> = vec![None; new.rules.len()];
     for (new, old) in Alignment::new(&new_specs, &old.specs()).kept {
-        place[new] = Some(old);
+        index_in_old[new] = Some(old);
     }
-    let mut gone: BTreeSet<usize> = BTreeSet::new();
-    // What comes before the rule of `old` with this index.
+    let mut removed: BTreeSet<usize> = BTreeSet::new();
+    // The added rules before the rule of `old` with this index.
     let mut added: BTreeMap<usize, Vec<LiveRule>> = BTreeMap::new();
     for hunk in since.hunks {
-        let before = place[..hunk.old.start]
+        let before = index_in_old[..hunk.old.start]
             .iter()
             .rev()
-            .find_map(|place| *place);
-        gone.extend(hunk.old.filter_map(|index| place[index]));
+            .find_map(|index| *index);
+        removed.extend(hunk.old.filter_map(|index| index_in_old[index]));
         added
             .entry(before.map_or(0, |index| index + 1))
             .or_default()
@@ -138,7 +139,7 @@ fn merge(old: &LiveChain, new: &LiveChain, now: &LiveChain) -> LiveChain {
         merged
             .rules
             .extend(added.remove(&index).unwrap_or_default());
-        if !gone.contains(&index) {
+        if !removed.contains(&index) {
             merged.rules.push(rule.clone());
         }
     }
@@ -175,9 +176,9 @@ mod tests {
         assert_eq!(undone(BEFORE, BEFORE, BEFORE), dump(BEFORE).normal());
     }
 
-    /// A ban and a container's port that came since, and a ban that ended.
+    /// A ban and a container's port were added since, and a ban ended.
     #[test]
-    fn what_others_did_since_stays_done() {
+    fn other_programs_changes_are_kept() {
         let before = ":INPUT ACCEPT [0:0]\n:f2b - [0:0]\n:FWC - [0:0]\n-A INPUT -j f2b\n-A INPUT -j FWC\n-A f2b -s 192.0.2.7/32 -j DROP\n";
         let after = &before.replace("-j FWC\n", "-j FWC\n-A INPUT -s 10.0.0.1/32 -j ACCEPT\n");
         let live = ":INPUT ACCEPT [0:0]\n:f2b - [0:0]\n:FWC - [0:0]\n:DOCKER - [0:0]\n-A INPUT -i docker0 -j DOCKER\n-A INPUT -j f2b\n-A INPUT -j FWC\n-A INPUT -s 10.0.0.1/32 -j ACCEPT\n-A f2b -s 192.0.2.8/32 -j DROP\n-A DOCKER -j ACCEPT\n";

@@ -1,7 +1,7 @@
-//! What is written down before and while a change is made, so that whoever finds it half done can finish it or take it back.
+//! The journal of a change: with it any later fwc can finish or revert a change that a crash interrupted.
 //!
-//! `transaction.json` holds the intent: everything that finishing or undoing needs. `journal` has a line a step, each on disk
-//! before the step that it announces begins. A line that a crash cut short counts as not written.
+//! `transaction.json` holds the intent: everything that it takes to finish or to revert the change. `journal` has a line for
+//! each step, which is on disk before the step begins. A line that a crash cut short counts as not written.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,9 +15,12 @@ use super::{clock, disk};
 use crate::fault::{self, Point};
 use crate::files::{self, OpenFolder, Trust};
 
+/// A line of the file `journal`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
+    /// The number of the change.
     number: u64,
+    /// When the line was written, in UTC.
     at: String,
     #[serde(flatten)]
     step: JournalStep,
@@ -30,7 +33,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Nothing is read or made yet.
+    /// Returns the journal in a folder, without reading or making anything.
     pub fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
@@ -47,7 +50,7 @@ impl Journal {
         self.folder.join("journal")
     }
 
-    /// Writes the intent down and begins a new journal; the transaction before must have ended.
+    /// Writes the intent and begins a new journal. The previous change must have ended.
     pub(super) fn begin(&self, intent: &Intent) -> Result<(), Error> {
         let path = self.intent_path();
         let failed = |source| Error::io("cannot write", &path, source);
@@ -55,12 +58,12 @@ impl Journal {
         let text = serde_json::to_string(intent).map_err(|error| failed(error.into()))?;
         disk::write(&path, &(text + "\n"))?;
         fault::at(Point::IntentWritten).map_err(failed)?;
-        // Its first line: until it is there, the journal speaks of the transaction before.
+        // Until its first line is there, the journal ends with the previous change: `last` finds none of the new number.
         let line = line(intent.number, &JournalStep::Begun).map_err(failed)?;
         disk::write(&self.lines_path(), &line)
     }
 
-    /// Writes down who guards the transaction.
+    /// Adds the process id of the watchdog to the intent.
     pub(super) fn watched(&self, intent: &mut Intent, pid: u32) -> Result<(), Error> {
         intent.watchdog = Some(pid);
         let path = self.intent_path();
@@ -69,7 +72,7 @@ impl Journal {
         disk::write(&path, &(text + "\n"))
     }
 
-    /// Writes a step down, on disk when it returns.
+    /// Appends a step, which is on disk on return.
     pub(super) fn write(&self, intent: &Intent, step: &JournalStep) -> Result<(), Error> {
         let path = self.lines_path();
         let failed = |source| Error::io("cannot write", &path, source);
@@ -80,7 +83,7 @@ impl Journal {
         at(after).map_err(failed)
     }
 
-    /// The last transaction and how far it is; `None` where there was none, or nothing of it began.
+    /// Reads the last change and how far it is; `None` if there was none, or if its journal has not begun.
     pub fn last(&self) -> Result<Option<(Intent, JournalStep)>, Error> {
         let path = self.intent_path();
         let Some(text) = disk::read(&path)? else {
@@ -102,7 +105,7 @@ impl Journal {
         Ok(step.map(|line| (intent, line.step)))
     }
 
-    /// The number and the step of the last line.
+    /// Reads the number and the step of the last line. It does not read the intent, which may be large.
     pub(super) fn last_line(&self) -> io::Result<Option<(u64, JournalStep)>> {
         let text = files::read_kept(&self.lines_path())?.unwrap_or_default();
         let mut lines = text.lines().rev();
@@ -110,7 +113,7 @@ impl Journal {
         Ok(last.map(|line| (line.number, line.step)))
     }
 
-    /// The transaction that has not ended.
+    /// Reads the last change if it has not ended.
     pub fn open(&self) -> Result<Option<(Intent, JournalStep)>, Error> {
         Ok(self.last()?.filter(|(_, step)| !step.is_end()))
     }
@@ -141,7 +144,7 @@ fn line(number: u64, step: &JournalStep) -> io::Result<String> {
 fn append(path: &Path, line: &str) -> io::Result<()> {
     let (folder, name) = OpenFolder::above(path, Trust::Root)?;
     let mut file = folder.file(&name, OFlags::RDWR | OFlags::APPEND)?;
-    // What a crash left of a line must not swallow this one.
+    // A line that a crash cut short must not make this one unreadable.
     let text = io::read_to_string(&file)?;
     let line = if text.is_empty() || text.ends_with('\n') {
         line.to_owned()

@@ -15,22 +15,22 @@ use super::store::Store;
 use crate::files;
 use crate::live::{self, Host, NamespaceId, holders, process};
 
-/// Held by who changes the firewall, and by the tools that it runs.
+/// The file that a fwc locks while it changes the firewall. The tools that it runs inherit the lock.
 const LOCK: &str = "lock";
 
-/// Held by watchdogs.
+/// The file that watchdogs lock as long as they live.
 const GUARD: &str = "guard";
 
-/// Held by who runs hooks.
+/// The file that a fwc locks while it runs hooks.
 const HOOKS_LOCK: &str = "hooks.lock";
 
-/// So long a lock is waited for.
+/// How long fwc waits for a lock.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often it is tried.
+/// How often it tries.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Where the lock of a network namespace is, below the folder of all.
+/// Returns the path of the lock of a network namespace, below the state directory.
 pub(super) fn lock_file(namespace: &NamespaceId) -> PathBuf {
     Path::new("namespaces")
         .join(namespace.to_string())
@@ -44,12 +44,12 @@ pub struct Lock {
     file: Arc<File>,
 }
 
-/// Whether a process is a fwc: `pid` is the number that the one which took the lock wrote down.
+/// Returns `true` if a process is a fwc. `pid` is the process id in the lock file, which the fwc that took the lock wrote.
 fn is_fwc(holder: &holders::Holder, pid: Option<u32>) -> bool {
     pid == Some(holder.number()) || holders::is_own_program(holder.pid)
 }
 
-/// The program that took the lock and is none of fwc's.
+/// Returns the program that took the lock, if it is not fwc.
 fn stranger(holders: &[holders::Holder]) -> Option<live::XtablesLockHolder> {
     let holder = holders.first()?;
     let is_strange = !holder.has_it_of_fwc && !holders::is_own_program(holder.pid);
@@ -59,18 +59,18 @@ fn stranger(holders: &[holders::Holder]) -> Option<live::XtablesLockHolder> {
     })
 }
 
-/// What becomes of a fwc that holds the lock.
+/// What to do about a fwc that holds the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Others {
-    /// It is waited for.
+pub(super) enum HolderAction {
+    /// Wait for it.
     Wait,
-    /// It is killed, with the tools that it runs. A panic is waited for all the same, and who is none of fwc's is an error.
+    /// Kill it and the tools that it runs, but wait for `fwc panic`. A program other than fwc is an error.
     End,
 }
 
 impl Store {
-    /// One fwc at a time changes a namespace: the lock is held until it is dropped and the tools that `host` ran meanwhile are
-    /// gone. Waits a little: what a watchdog does is quickly done.
+    /// Takes the right to change the network namespace, which one fwc has at a time: until the lock is dropped, and the tools
+    /// that `host` ran meanwhile have ended. Waits a little, because a watchdog is done soon.
     ///
     /// # Errors
     ///
@@ -78,19 +78,20 @@ impl Store {
     pub fn lock(&self, host: &mut dyn Host) -> Result<Lock, Error> {
         let patience = Instant::now() + PATIENCE;
         self.lock_unless(host, |pid| match Instant::now() < patience {
-            true => Ok(Others::Wait),
+            true => Ok(HolderAction::Wait),
             false => Err(Error::Locked { pid }),
         })
     }
 
-    /// The same, for who may end another fwc that keeps a change from being taken back: `others` says what becomes of the one
-    /// that holds the lock.
+    /// The same, for a caller that may end another fwc, because that keeps a change from being reverted: `decide` says what to do
+    /// about the one that holds the lock.
     ///
-    /// What a fwc that died left running is ended in any case: nothing may be decided while it can still change the kernel.
+    /// Tools that a dead fwc left running are ended in any case: while one can still change the kernel, the live rules say
+    /// nothing.
     pub(super) fn lock_unless(
         &self,
         host: &mut dyn Host,
-        mut others: impl FnMut(Option<u32>) -> Result<Others, Error>,
+        mut decide: impl FnMut(Option<u32>) -> Result<HolderAction, Error>,
     ) -> Result<Lock, Error> {
         let mut pause = TICK;
         loop {
@@ -102,29 +103,29 @@ impl Store {
                 Err(held) => held,
             };
             let holders = holders::of(&file);
-            // Nobody is seen where the holder is in another PID namespace, or let go just now.
+            // There may be no holder to see: it is in another PID namespace, or let go just now.
             let is_orphan = holders.iter().any(|holder| holder.has_it_of_fwc)
                 && !holders.iter().any(|holder| is_fwc(holder, pid));
             let stranger = stranger(&holders);
             let decided = match is_orphan {
-                true => Ok(Others::End),
-                false => others(pid),
+                true => Ok(HolderAction::End),
+                false => decide(pid),
             };
             match (decided, stranger) {
-                (Ok(Others::Wait), _) => {}
-                (Ok(Others::End), None) => holders::end(&holders),
-                (Ok(Others::End) | Err(Error::Locked { .. }), Some(stranger)) => {
+                (Ok(HolderAction::Wait), _) => {}
+                (Ok(HolderAction::End), None) => holders::end(&holders),
+                (Ok(HolderAction::End) | Err(Error::Locked { .. }), Some(stranger)) => {
                     return Err(Error::LockedByOther(stranger));
                 }
                 (Err(error), _) => return Err(error),
             }
             thread::sleep(pause);
-            // Looking at all processes is not free.
+            // Searching all processes for the holder costs time.
             pause = (2 * pause).min(10 * TICK);
         }
     }
 
-    /// The lock without a host, for who changes nothing in the kernel.
+    /// Takes the lock to change the records alone, and nothing in the kernel.
     pub(super) fn lock_memory(&self) -> Result<Lock, Error> {
         let patience = Instant::now() + PATIENCE;
         loop {
@@ -139,7 +140,7 @@ impl Store {
         }
     }
 
-    /// What a watchdog holds as long as it lives, and hands on to the processes that it starts.
+    /// Opens and locks the file that shows that a watchdog lives. The processes that it starts inherit the lock.
     pub fn guard(&self) -> Result<File, Error> {
         let path = self.folder().join(GUARD);
         let failed = |source| Error::io("cannot open", &path, source);
@@ -150,10 +151,10 @@ impl Store {
         Ok(file)
     }
 
-    /// Returns whether a watchdog lives.
+    /// Returns `true` if a watchdog lives.
     ///
-    /// Then this network namespace is the one that it was started in: the kernel gives the number of a namespace to another one
-    /// only when no process is in it any more.
+    /// Then this network namespace is still the one that the watchdog was started in: the kernel reuses the number of a namespace
+    /// only once no process is in it any more.
     pub fn is_guarded(&self) -> bool {
         let Ok(file) = File::open(self.folder().join(GUARD)) else {
             return false;
@@ -161,7 +162,8 @@ impl Store {
         flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
     }
 
-    /// Stops in a hook of this namespace's: what runs hooks at its end would wait there for the fwc that waits for the hook.
+    /// Stops if fwc was started by a hook of this namespace: it would run hooks at its end, and so wait for the fwc that waits for
+    /// the hook.
     pub fn refuse_in_hook(&self) -> Result<(), Error> {
         let path = self.folder().join(HOOKS_LOCK);
         let holder = files::read_kept(&path).ok().flatten();
@@ -169,15 +171,15 @@ impl Store {
         let Some(pid) = holder.filter(|pid| process::is_above(*pid)) else {
             return Ok(());
         };
-        // The file still names who had it last.
+        // The file keeps the process id of the last holder: the hook may have outlived the lock.
         match self.try_lock(HOOKS_LOCK)? {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::InHook(pid)),
         }
     }
 
-    /// The right to run hooks: one fwc at a time, and never kept from the firewall by it. Waits as long as it takes, which the
-    /// time that a hook has bounds; says once for whom.
+    /// Takes the right to run hooks, which one fwc has at a time; it keeps nobody from changing the firewall. Waits as long as it
+    /// takes: each hook has a time limit. Calls `waits` once, with the process id of the holder, if it has to wait.
     pub(super) fn hooks_turn(&self, waits: impl FnOnce(Option<u32>)) -> Result<Lock, Error> {
         let mut waits = Some(waits);
         loop {
@@ -193,7 +195,7 @@ impl Store {
         }
     }
 
-    /// The lock of this name, or its file and the process that took it.
+    /// Takes the lock of this name; else returns its file, and the process id that the holder wrote into it.
     fn try_lock(&self, name: &str) -> Result<Result<Lock, (File, Option<u32>)>, Error> {
         let folder = make_folder(&self.folder())?;
         let path = self.folder().join(name);
@@ -210,7 +212,7 @@ impl Store {
             }
             Err(error) => return Err(failed(error.into())),
         }
-        // The number is for people: a full disk must not keep a change in force.
+        // The process id is not needed to lock: a full disk must not keep a change active.
         let _ = file
             .set_len(0)
             .and_then(|()| file.rewind())

@@ -1,30 +1,43 @@
-//! The transaction that puts a ruleset in force, and how each of its goals is met.
+//! Applies a ruleset to the running firewall as one transaction: complete and confirmed, or reverted.
 //!
-//! 1. *Nothing is loaded that the kernel would refuse or change*: [`plan`] loads the payload in a scratch network namespace
-//!    and takes what is read back there as the target; then it loads a copy of live there, and exactly the edits that
-//!    [`commit`] will make, which have to give the target.
-//! 2. *What is right already is not touched*, not even counters: [`patch`] writes the chains that change and no others, with
-//!    the counters of rules that stay.
-//! 3. *Nobody else's rules are removed silently*: [`ownership`](Findings) compares live with what fwc made, and [`Owned`] says
-//!    which parts of live may be changed at all.
-//! 4. *Sets and both families, or none*: when one fails, or reads back as something else, the change is taken back.
-//! 5. *Taking back is not a restore of a snapshot*: [`inverse`] computes what live has to become so that our change is gone
-//!    and what others did since stays.
-//! 6. *What was decided on is what is replaced*: [`commit`] reads live again and stops when it changed since [`plan`].
-//! 7. *Whatever dies, somebody can end it*: the [`journal`] says on disk what is about to happen before it does. The
-//!    [`watchdog`] takes the change back when fwc dies or nobody confirms in time; when it dies too, [`recover`] does, which
-//!    every later fwc runs first.
-//! 8. *Sets are part of it*: what the rules name is there before them, what they no longer name goes after the confirmation,
-//!    and what others put into a set stays in it.
-//! 9. *Files are old or new*: they are on disk before the commit, and renamed after the confirmation, so that a restart before it
-//!    brings the old firewall. Files that were there before fwc's first are kept beside them.
-//! 10. *Nobody locks himself out*: the connection that the user sits on has to pass the rules to come, and a new one like it
-//!     too, and what carries the tunnel that they come through ([`Lockout`]).
-//! 11. *Hooks are no part of it*: they run when the change cannot go back any more, and whatever becomes of them it stays
-//!     ([`run_owed`]). What was not run to a good end is written down.
-//! 12. *One at a time*: a [`Lock`] for each network namespace.
+//! The goals, and how each is met:
 //!
-//! Each goal is tested at each [`Point`](crate::fault::Point) where something can die or fail.
+//! 1. *Load nothing that the kernel refuses or reads differently.* [`plan`](plan()) loads the ruleset in a scratch network
+//!    namespace, and takes what `iptables-save` prints there as the target. Then it loads a copy of the live rules there, and
+//!    exactly the edits that [`commit`] will make; the result must be the target.
+//! 2. *Leave alone what is right already*, even its counters: [`patch`] writes only the chains that change, and keeps the
+//!    counters of the rules that remain in them.
+//! 3. *Remove no other program's rule silently*: [`ownership`] compares the live rules with those that fwc made, and
+//!    [`Owned`] says which parts of the live rules may change at all.
+//! 4. *Change the sets and both families, or nothing*: if a step fails, or the live rules differ afterwards from the
+//!    rehearsed ones, the change is reverted.
+//! 5. *Reverting is not restoring a snapshot*: [`inverse`] computes the live rules without fwc's change, but with every change
+//!    that other programs made since.
+//! 6. *Replace only what the plan was made for*: [`commit`] reads the live rules again, and stops if they changed since.
+//! 7. *Survive any crash*: the [`journal`] has each step on disk before it begins. The [`watchdog`] reverts the change if fwc
+//!    dies or nobody confirms in time; if the watchdog dies as well, the next fwc does, which always runs [`recover`](recover())
+//!    first.
+//! 8. *Sets belong to the change*: [`sets`] creates those that the rules need before the rules, removes those that they no
+//!    longer need after the confirmation, and keeps the members that other programs added.
+//! 9. *The files for the next boot are old or new, never half written* ([`persist`]): they are on disk before the commit and
+//!    renamed after the confirmation, so a reboot before it brings the old firewall. Files that were there before fwc's first
+//!    apply are kept beside them.
+//! 10. *Do not lock the user out*: [`guard`] sends packets of the user's own connection, of a new one like it and of the
+//!     tunnel that carries it through the new rules ([`Lockout`]).
+//! 11. *Hooks cannot fail a change*: [`hooks`] run once the change is kept, and it stays kept whatever they do
+//!     ([`run_owed`]). A hook that did not succeed is on disk, for a later fwc to run or to report.
+//! 12. *One change at a time*: a [`Lock`] for each network namespace.
+//!
+//! The tests let each step fail, and kill fwc there ([`Point`](crate::fault::Point)).
+//!
+//! The files, from the bottom up; none imports from a file above it:
+//!
+//! - what is on disk: [`records`], written by [`disk`], [`journal`], [`history`], [`owed`], [`store`] and [`lock`];
+//! - pure functions on rules: [`patch`], [`owned`], [`inverse`], [`ownership`], [`transition_filter`], [`table_order`],
+//!   [`dominance`], [`drift`], [`loads`];
+//! - the change: [`sets`], [`persist`], [`rehearsal`], [`mod@plan`], and on a plan [`guard`], [`close_connections`],
+//!   [`plan_file`];
+//! - what acts on it: [`undo`] (with [`blind`]), [`transaction`], [`mod@recover`], [`watchdog`], [`mod@boot`], [`mod@status`].
 
 mod absent;
 mod blind;

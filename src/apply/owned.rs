@@ -1,4 +1,4 @@
-//! Which parts of live are fwc's to change.
+//! Which parts of the live rules are fwc's to change.
 
 use std::collections::BTreeSet;
 
@@ -20,10 +20,10 @@ pub enum Fallthrough {
     Others,
 }
 
-/// The parts of live that are fwc's.
+/// The parts of the live rules that are fwc's. Each comparison with the live rules and each change of them goes through here.
 ///
-/// Everything that reads live for comparing or changes it goes through here. In exclusive mode they are whole tables, but what
-/// is preserved; in shared mode the chains named `FWC-*`, and the jumps to them from base chains.
+/// In exclusive mode they are whole tables except for what `preserve` names; in shared mode the chains named `FWC-*`, and the
+/// jumps to them from base chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
     tables: PerFamily<Vec<TableName>>,
@@ -31,11 +31,11 @@ pub struct Owned {
     ownership: Ownership,
 }
 
-/// How chains begin that are fwc's where others have rules, too.
+/// The prefix of the names of fwc's chains in shared mode.
 const OWN: &str = "FWC-";
 
 impl Owned {
-    /// Of the tables that these rules files declare.
+    /// Returns fwc's parts of the tables that these rules files declare.
     pub fn of_files(files: &PerFamily<LiveRuleset>, ownership: &Ownership) -> Self {
         Self {
             tables: PerFamily::from_fn(|family| files[family].tables().collect()),
@@ -43,12 +43,12 @@ impl Owned {
         }
     }
 
-    /// The tables that hold parts of fwc's.
+    /// Returns the tables that have parts of fwc's.
     pub fn tables(&self, family: Family) -> &[TableName] {
         &self.tables[family]
     }
 
-    /// Whether others have rules in base chains beside fwc's.
+    /// Returns `true` if other programs may have rules in the same base chains as fwc.
     pub fn is_beside_others(&self) -> bool {
         match &self.ownership {
             Ownership::Exclusive { preserve } => !preserve.is_empty(),
@@ -56,12 +56,13 @@ impl Owned {
         }
     }
 
-    /// Whether others have the policies of base chains, and all rules that are not in chains of fwc's.
+    /// Returns `true` in shared mode: the policies of base chains, and all rules outside fwc's chains, are not fwc's.
     pub fn is_shared(&self) -> bool {
         self.ownership == Ownership::Shared
     }
 
-    /// The parts of `live` that are fwc's. A jump to a chain of fwc's that does not stand in its place is not there.
+    /// Returns fwc's parts of `live`. In shared mode, the jumps of a base chain count as missing if they are not in their place:
+    /// the next apply then puts them there.
     pub fn of(&self, family: Family, live: &LiveRuleset) -> LiveRuleset {
         let mut ours = live.only(&self.tables[family]);
         for &table in &self.tables[family] {
@@ -81,7 +82,7 @@ impl Owned {
         ours
     }
 
-    /// The same, with the jumps to chains of fwc's wherever they stand.
+    /// The same, with the jumps to fwc's chains wherever they are.
     pub fn wherever(&self, family: Family, live: &LiveRuleset) -> LiveRuleset {
         let mut ours = self.of(family, live);
         if self.ownership == Ownership::Shared {
@@ -97,7 +98,7 @@ impl Owned {
         ours
     }
 
-    /// Who decides in base chains what fwc's rules leave undecided.
+    /// Returns what decides the packets that no rule of fwc's in a base chain decides.
     pub fn rest(&self) -> Fallthrough {
         match self.ownership {
             Ownership::Exclusive { .. } => Fallthrough::Policy,
@@ -105,7 +106,7 @@ impl Owned {
         }
     }
 
-    /// `live` with `ours` in place of the parts that are fwc's.
+    /// Returns `live` with `ours` in place of fwc's parts.
     pub fn with(&self, family: Family, live: &LiveRuleset, ours: &LiveRuleset) -> LiveRuleset {
         let mut all = live.clone();
         for &table in &self.tables[family] {
@@ -121,7 +122,7 @@ impl Owned {
         all
     }
 
-    /// The place of fwc's first rule in a base chain of a live table; `None` where it has none.
+    /// Returns the index of fwc's first rule in a base chain of a live table; `None` if it has none there.
     pub fn begins(&self, table: TableName, chain: &str, live: &LiveChains) -> Option<usize> {
         let rules = &live.get(chain)?.rules;
         match &self.ownership {
@@ -136,8 +137,8 @@ impl Owned {
         }
     }
 
-    /// Input for `iptables-restore --noflush --counters` that leads from `live` to `wanted` in these tables: in base chains
-    /// where others have rules, too, no rule of theirs is written again.
+    /// Returns the input of `iptables-restore --noflush --counters` that leads from `live` to `wanted` in these tables. It does not
+    /// write other programs' rules in shared base chains again: they may change at any time, and fwc would bring old ones back.
     pub fn between(
         &self,
         live: &LiveRuleset,
@@ -152,10 +153,10 @@ impl Owned {
     }
 }
 
-/// What of others stays in a table.
+/// What `preserve` keeps in a table.
 struct Kept<'a> {
     preserve: &'a [Preserve],
-    /// Chains, with those that they and kept rules lead to.
+    /// The kept chains: those that `preserve` names, and those that they and kept rules lead to.
     chains: BTreeSet<String>,
 }
 
@@ -171,9 +172,9 @@ impl<'a> Kept<'a> {
         };
         kept.chains
             .extend(chains.keys().filter(|name| named(name)).cloned());
-        let asked = chains.values().flat_map(|chain| &chain.rules);
-        let asked = asked.filter(|rule| kept.names(rule));
-        let mut open: Vec<String> = asked
+        let rules = chains.values().flat_map(|chain| &chain.rules);
+        let named_rules = rules.filter(|rule| kept.names(rule));
+        let mut open: Vec<String> = named_rules
             .filter_map(|rule| Some(rule.target()?.to_owned()))
             .chain(kept.chains.iter().cloned())
             .collect();
@@ -192,7 +193,7 @@ impl<'a> Kept<'a> {
         kept
     }
 
-    /// Whether a rule is kept by its device, target or text.
+    /// Returns `true` if `preserve` names a rule by its device, target or text.
     fn names(&self, rule: &LiveRule) -> bool {
         self.preserve.iter().any(|one| match one {
             Preserve::Chain(_) => false,
@@ -211,13 +212,13 @@ impl<'a> Kept<'a> {
         })
     }
 
-    /// Whether a rule stays.
+    /// Returns `true` if a rule is kept: `preserve` names it, or it leads to a kept chain.
     fn has(&self, rule: &LiveRule) -> bool {
         let leads = rule.target().is_some_and(|to| self.chains.contains(to));
         leads || self.names(rule)
     }
 
-    /// The table without what stays.
+    /// Returns the table without what is kept.
     fn removed(&self, table: TableName, mut chains: LiveChains) -> LiveChains {
         chains.retain(|name, _| !self.chains.contains(name));
         for name in table.base_chains() {
@@ -228,7 +229,7 @@ impl<'a> Kept<'a> {
         chains
     }
 
-    /// `ours` with what stays of `live`; in base chains it stands first, as bans and containers' rules do.
+    /// Returns `ours` with what is kept of `live`. Kept rules come first in base chains: there fail2ban and Docker insert theirs.
     fn beside(&self, table: TableName, live: &LiveChains, mut ours: LiveChains) -> LiveChains {
         for name in &self.chains {
             if let Some(chain) = live.get(name) {
@@ -239,14 +240,14 @@ impl<'a> Kept<'a> {
             let (Some(now), Some(chain)) = (live.get(*name), ours.get_mut(*name)) else {
                 continue;
             };
-            let stays = now.rules.iter().filter(|rule| self.has(rule)).cloned();
-            chain.rules.splice(0..0, stays);
+            let kept = now.rules.iter().filter(|rule| self.has(rule)).cloned();
+            chain.rules.splice(0..0, kept);
         }
         ours
     }
 }
 
-/// In shared mode: fwc's chains of a table, and the jumps to them that stand where they have to.
+/// Returns fwc's part of a table in shared mode: its chains, and the jumps to them unless these are out of place.
 fn own_chains(table: TableName, live: LiveChains) -> LiveChains {
     let mut own = LiveRuleset::default().table(table);
     let is_own = |name: &String| name.starts_with(OWN);
@@ -270,7 +271,7 @@ fn own_chains(table: TableName, live: LiveChains) -> LiveChains {
     own
 }
 
-/// In shared mode: a table with fwc's chains, and the jumps to them in their places.
+/// Returns a table in shared mode with fwc's chains, and the jumps to them in their place.
 fn beside_others(table: TableName, live: LiveChains, ours: &LiveChains) -> LiveChains {
     let mut all = live;
     all.retain(|name, _| !name.starts_with(OWN));
@@ -297,11 +298,11 @@ fn beside_others(table: TableName, live: LiveChains, ours: &LiveChains) -> LiveC
             chain.rules = rules;
         }
     }
-    // A rule of others that leads to a chain of fwc's goes with it.
-    let there: Vec<String> = all.keys().cloned().collect();
+    // If a chain of fwc's goes, so do other programs' rules that lead to it: the kernel would refuse to delete its target.
+    let names: Vec<String> = all.keys().cloned().collect();
     let leads = |rule: &LiveRule| {
         let to = rule.target().filter(|to| to.starts_with(OWN));
-        to.is_none_or(|to| there.iter().any(|name| name == to))
+        to.is_none_or(|to| names.iter().any(|name| name == to))
     };
     for chain in all.values_mut() {
         chain.rules.retain(leads);
@@ -323,7 +324,8 @@ fn others_of(chain: &LiveChain) -> Vec<LiveRule> {
     others.cloned().collect()
 }
 
-/// Puts jumps into a base chain: behind the last jump to a ban chain, else first.
+/// Puts jumps into a base chain: behind the last jump to a chain of bans, else first. fwc's rules may accept packets, which
+/// would then miss the bans behind them.
 fn place(rules: &mut Vec<LiveRule>, jumps: &[LiveRule]) {
     let bans = |rule: &LiveRule| rule.target().is_some_and(owners::bans);
     let at = rules.iter().rposition(bans).map_or(0, |ban| ban + 1);
@@ -358,7 +360,7 @@ mod tests {
     const OURS: &str = ":FWC-INPUT - [0:0]\n:FWC-FORWARD - [0:0]\n-A INPUT -j FWC-INPUT\n-A FORWARD -j FWC-FORWARD\n-A FWC-INPUT -j DROP\n-A FWC-FORWARD -j ACCEPT\n";
 
     #[test]
-    fn jumps_stand_behind_bans_else_first() {
+    fn jumps_come_behind_bans_else_first() {
         let owned = owned(Ownership::Shared);
         let (live, ours) = (filter(LIVE), filter(OURS));
         let all = owned.with(Family::V4, &live, &ours);
@@ -396,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn jump_that_somebody_went_before_is_put_first_again() {
+    fn jump_behind_another_rule_is_put_first_again() {
         let owned = owned(Ownership::Shared);
         let late = format!("{OURS}-A FORWARD -j FWC-FORWARD\n").replacen(
             "-A FORWARD -j FWC-FORWARD\n",
@@ -412,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_preserved_is_nobodys_business() {
+    fn preserved_parts_are_not_fwcs() {
         let owned = preserving(&[
             Preserve::Chain("f2b-*".to_owned()),
             Preserve::Device(InterfacePattern::parse("docker0").unwrap()),

@@ -1,4 +1,4 @@
-//! Whose rules are live: what fwc made, what others did.
+//! Finds the live rules that fwc did not make.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,27 +8,27 @@ use crate::live::owners::{self, Owner};
 use crate::live::{LiveChain, LiveRule, LiveRuleset};
 use crate::net::{Family, PerFamily};
 
-/// Something live that is in no ruleset of fwc's.
+/// A live rule or chain that is in no ruleset of fwc's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The family that it is in.
     pub family: Family,
     /// The table that it is in.
     pub table: TableName,
-    /// The chain that it is, or is in.
+    /// The name of the chain, or of the rule's chain.
     pub chain: String,
-    /// What it is.
+    /// The rule or the chain.
     pub what: FindingKind,
-    /// The tool that made it; `None`: somebody by hand, or a tool that fwc does not know.
+    /// The program that made it; `None` if it was made by hand, or by a program that fwc does not know.
     pub owner: Option<Owner>,
 }
 
-/// A rule or a chain.
+/// What a [`Finding`] is: a rule or a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FindingKind {
-    /// A rule in a chain of fwc's or a built-in one, without its `-A CHAIN`.
+    /// A rule of a chain that fwc has as well, or of a base chain; without its `-A CHAIN`.
     Rule(String),
-    /// A whole chain with so many rules.
+    /// A whole chain, with the number of its rules.
     Chain(usize),
 }
 
@@ -46,16 +46,16 @@ impl fmt::Display for Finding {
 /// What a load of fwc's ruleset would remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Others' work, which fwc does not remove by itself.
+    /// Other programs' rules and chains, which fwc removes only with `--take-over`.
     pub others: Vec<Finding>,
-    /// Rules that somebody put into fwc's chains while fwc's ruleset was in force.
+    /// Rules that somebody added to fwc's chains while fwc's ruleset was active.
     pub strays: Vec<Finding>,
 }
 
-/// Compares what is live with what fwc made before (`made`: all rulesets that may be in force) and is about to make.
+/// Compares the live rules with all rulesets of fwc that may be active (`made`), and with the one to come.
 ///
-/// Unknown rules in fwc's chains are strays only where a ruleset of fwc's is in force, which is the case when at least
-/// half of its rules are live: the records alone prove nothing, for a namespace can inherit the identity of another.
+/// An unknown rule in a chain of fwc's is a stray only if a ruleset of fwc's is active, which means that at least half of its
+/// rules are live. The records alone prove nothing: a new network namespace may have the number of an old one.
 pub fn judge(
     live: &PerFamily<LiveRuleset>,
     made: &[PerFamily<LiveRuleset>],
@@ -63,12 +63,12 @@ pub fn judge(
 ) -> Findings {
     let mut findings = Findings::default();
     for (family, dump) in live.iter() {
-        let in_force: Vec<&LiveRuleset> = made
+        let active: Vec<&LiveRuleset> = made
             .iter()
-            .filter(|set| stands(set, live, family))
+            .filter(|set| is_active(set, live, family))
             .map(|set| &set[family])
             .collect();
-        let mut ours = in_force.clone();
+        let mut ours = active.clone();
         ours.push(&target[family]);
         for (table, name, chain) in dump.all_chains() {
             let found = |what, owner| Finding {
@@ -93,8 +93,7 @@ pub fn judge(
             for rule in surplus(chain, &same) {
                 let owner = owners::of_rule(rule);
                 let finding = found(FindingKind::Rule(rule.spec.clone()), owner);
-                if owner.is_some() || in_force.is_empty() || enters_other(rule, table, dump, &ours)
-                {
+                if owner.is_some() || active.is_empty() || enters_other(rule, table, dump, &ours) {
                     findings.others.push(finding);
                 } else {
                     findings.strays.push(finding);
@@ -105,8 +104,9 @@ pub fn judge(
     findings
 }
 
-/// Whether at least half of the set's rules of a family are live. A family without rules goes with the other one.
-fn stands(set: &PerFamily<LiveRuleset>, live: &PerFamily<LiveRuleset>, family: Family) -> bool {
+/// Returns `true` if at least half of the rules of a family are live. A ruleset without rules of this family is active if its
+/// other family is.
+fn is_active(set: &PerFamily<LiveRuleset>, live: &PerFamily<LiveRuleset>, family: Family) -> bool {
     let half = |family| {
         let (set, live): (&LiveRuleset, &LiveRuleset) = (&set[family], &live[family]);
         let (mut all, mut missing) = (0, 0);
@@ -119,11 +119,12 @@ fn stands(set: &PerFamily<LiveRuleset>, live: &PerFamily<LiveRuleset>, family: F
     };
     half(family).unwrap_or_else(|| {
         let mut others = Family::ALL.into_iter().filter_map(half);
-        others.any(|stands| stands)
+        others.any(|is_active| is_active)
     })
 }
 
-/// The rules of `chain` beyond those that one of `others` has, each as often as it is there.
+/// Returns the rules of `chain` that none of `others` has, counting copies: a rule that is there twice and once in `others`
+/// is returned once.
 fn surplus<'a>(chain: &'a LiveChain, others: &[&LiveChain]) -> Vec<&'a LiveRule> {
     let mut allowed: HashMap<&str, usize> = HashMap::new();
     for other in others {
@@ -149,7 +150,7 @@ fn surplus<'a>(chain: &'a LiveChain, others: &[&LiveChain]) -> Vec<&'a LiveRule>
         .collect()
 }
 
-/// Whether the rule leads into a chain that is not fwc's.
+/// Returns `true` if the rule leads to a chain that is not fwc's.
 fn enters_other(
     rule: &LiveRule,
     table: TableName,
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn record_that_is_not_in_force_proves_nothing() {
+    fn record_that_is_not_active_proves_nothing() {
         let live = filter("-A INPUT -j DROP\n");
         let (others, strays) = names(&judge(&live, &[filter(OURS)], &filter(OURS)));
         assert_eq!(others, ["INPUT -j DROP"]);

@@ -1,8 +1,9 @@
-//! Dropping all but management: ahead of every other rule, and away again without a trace.
+//! `fwc panic`: drops all packets except loopback and the user's own session, before every other rule.
 //!
-//! A chain and the jumps to it at the beginning of `raw`, before connection tracking, forwarding and whatever others have. It only
-//! ever closes: what it lets through still has to pass all other rules. As nothing else is touched, taking it away leaves live as
-//! it would be without, with counters, and with what others changed meanwhile.
+//! It is a chain, and the jumps to it at the beginning of the table `raw`, which comes before connection tracking, translation
+//! and other programs' rules. It can only close: a packet that it does not drop must still pass all other rules. It changes
+//! nothing else, so that after `panic --off` the live rules are as if it had never been on, with counters and with other
+//! programs' changes.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -23,12 +24,12 @@ use crate::live::route::{self, Link};
 use crate::live::{Host, LiveRuleset, NamespaceId, holders};
 use crate::net::{Family, PerFamily};
 
-/// No chain of a policy's, and not one of those that shared mode writes.
+/// The name of the chain. No policy and no part of shared mode makes one with this name.
 pub const CHAIN: &str = "FWC-PANIC";
 
 const HOOKS: [&str; 2] = ["PREROUTING", "OUTPUT"];
 
-/// What gets through while all else is dropped.
+/// The packets that panic mode does not drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Management {
     /// The connections, in words.
@@ -39,10 +40,10 @@ pub struct Management {
 }
 
 impl Management {
-    /// The connections that the user sits on, and what carries the tunnels that they come through.
-    pub fn of(seat: &ClientConnection) -> Self {
+    /// Returns the connections of the user's session, and what carries the tunnels that they come through.
+    pub fn of(client: &ClientConnection) -> Self {
         let mut kept = Self::default();
-        for connection in &seat.connections {
+        for connection in &client.connections {
             let (remote, local) = (connection.remote, connection.local);
             kept.kept.push(connection.to_string());
             let ports = |from: u16, to: u16| format!("-p tcp -m tcp --sport {from} --dport {to}");
@@ -59,19 +60,19 @@ impl Management {
                 remote.ip(),
                 ports(local.port(), remote.port())
             ));
-            let Some(way) = route::to(remote.ip()) else {
+            let Some(route) = route::to(remote.ip()) else {
                 continue;
             };
-            match route::link(&way.device) {
+            match route::link(&route.device) {
                 Link::Plain => {}
                 Link::Unseen => kept.doubts.push(format!(
                     "{connection} comes through the tunnel `{}`, and the kernel does not show what carries it",
-                    way.device
+                    route.device
                 )),
                 Link::Tunnel(carriers) => {
                     for carrier in carriers {
                         let (protocol, remote) = (carrier.protocol, carrier.remote.ip());
-                        let device = &way.device;
+                        let device = &route.device;
                         kept.kept.push(format!(
                             "{protocol} with {remote}, which carries the tunnel `{device}`"
                         ));
@@ -82,19 +83,19 @@ impl Management {
                 }
             }
         }
-        if let Requester::NotKnown(why) = &seat.who {
+        if let Requester::NotKnown(why) = &client.who {
             kept.doubts
                 .push(format!("fwc cannot tell how you reach this host: {why}"));
         }
         kept
     }
 
-    /// The rules of the chain.
+    /// Returns the rules of the chain.
     fn chain(&self, family: Family) -> Vec<String> {
         let mut rules = vec!["-i lo -j ACCEPT".to_owned(), "-o lo -j ACCEPT".to_owned()];
         let kept = &self.rules[family];
         if family == Family::V6 && !kept.is_empty() {
-            // Without neighbour discovery no packet finds its way.
+            // Without neighbour discovery (router and neighbour messages) no IPv6 packet reaches its next hop.
             let kinds = [133, 134, 135, 136].into_iter();
             rules.extend(
                 kinds.map(|kind| format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j ACCEPT")),
@@ -113,15 +114,15 @@ fn family_of(address: IpAddr) -> Family {
     }
 }
 
-/// Drops all but this host's own and `management`, in each family by itself: why one could not be closed.
+/// Drops all packets except loopback and `management`. Returns for each family whether it could be closed.
 ///
-/// No other fwc may open what is closed here: one that works on this network namespace is waited for, or ended, before.
+/// No other fwc may open what this one closes: fwc first waits for one that is changing the network namespace, or ends it.
 pub fn on(host: &mut dyn Host, management: &Management) -> PerFamily<Result<(), Error>> {
     let mut precedence = Precedence::default();
     loop {
         precedence.take();
         let closed = close(host, management);
-        // One that began meanwhile read live before it was closed.
+        // A fwc that began meanwhile may have read the live rules before they were closed, and would restore those.
         if !precedence.take() {
             return closed;
         }
@@ -134,11 +135,11 @@ struct Precedence {
     locks: Vec<File>,
 }
 
-/// How long a fwc at work is waited for.
+/// How long panic waits for another fwc before it ends it.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 impl Precedence {
-    /// Takes the locks that are not taken yet: whether there was one.
+    /// Takes the locks of fwc processes that it does not hold yet. Returns `true` if there was one.
     fn take(&mut self) -> bool {
         let Ok(namespace) = NamespaceId::current() else {
             return false;
@@ -146,7 +147,7 @@ impl Precedence {
         let file = lock_file(&namespace);
         let mut is_new = false;
         for other in holders::of_path(&file) {
-            // By its descriptor: it may be in a folder that this process does not see.
+            // Through the descriptor of the process: its state directory may be in another mount namespace.
             let Ok(lock) = File::open(&other.descriptor) else {
                 continue;
             };
@@ -179,7 +180,7 @@ impl Precedence {
 
 fn close(host: &mut dyn Host, management: &Management) -> PerFamily<Result<(), Error>> {
     PerFamily::from_fn(|family| {
-        // There is nothing to close.
+        // The kernel has nothing to close.
         if host.lacks(family) {
             return Ok(());
         }
@@ -189,7 +190,7 @@ fn close(host: &mut dyn Host, management: &Management) -> PerFamily<Result<(), E
             // Writing to a String cannot fail.
             let _ = writeln!(text, "-A {CHAIN} {rule}");
         }
-        // What somebody put before it goes behind it.
+        // Delete the old jumps first: a rule that somebody inserted before them would still come first.
         text.push_str(&without_jumps(&live));
         for hook in HOOKS {
             let _ = writeln!(text, "-I {hook} 1 -j {CHAIN}");
@@ -207,7 +208,7 @@ fn point(family: Family) -> Point {
     }
 }
 
-/// Takes it away: whether it was there.
+/// Ends panic mode. Returns for each family whether it was on.
 pub fn off(host: &mut dyn Host) -> PerFamily<Result<bool, Error>> {
     PerFamily::from_fn(|family| {
         let live = host.save(family).map_err(Error::Live)?;
@@ -222,7 +223,7 @@ pub fn off(host: &mut dyn Host) -> PerFamily<Result<bool, Error>> {
     })
 }
 
-/// Whether all but management is dropped.
+/// Returns `true` if panic mode is on.
 pub fn is_on(live: &LiveRuleset) -> bool {
     live.chain(TableName::Raw, CHAIN).is_some()
 }
@@ -235,14 +236,15 @@ pub(super) fn refuse_if_on(live: &PerFamily<LiveRuleset>) -> Result<(), Error> {
     }
 }
 
-/// The same where live cannot be read: whether one of the jumps can be deleted, and inserted again in the same step.
+/// The same if the live rules cannot be read: tries to delete one of the jumps and to insert it again, in one step. That fails if
+/// there is none.
 pub(super) fn is_on_unread(host: &mut dyn Host, family: Family) -> bool {
     let [hook, _] = HOOKS;
     let text = format!("*raw\n-D {hook} -j {CHAIN}\n-I {hook} 1 -j {CHAIN}\nCOMMIT\n");
     host.restore(family, &text).is_ok()
 }
 
-/// Input that takes the jumps to the chain away.
+/// Returns the lines that delete all jumps to the chain.
 fn without_jumps(live: &LiveRuleset) -> String {
     let mut text = String::new();
     for (name, chain) in live.chains(TableName::Raw).into_iter().flatten() {

@@ -1,7 +1,7 @@
-//! The smallest input for `iptables-restore --noflush` that leads from live rules to wanted ones.
+//! Patches: the smallest input of `iptables-restore --noflush` that leads from live rules to wanted ones.
 //!
-//! Only chains that change are written, whole, in one transaction a table with the policies and the jumps to them. What
-//! stays in a chain keeps its counters, and so does a rule that moved within its table.
+//! A patch writes only the chains that change, each whole, in one transaction per table, with the policies and the jumps to
+//! them. Rules that remain in a chain keep their counters, and so does a rule that moved within its table.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
@@ -9,10 +9,10 @@ use std::fmt::Write;
 use crate::iptables::{Alignment, Counters, Hunk, TableName};
 use crate::live::{LINE_FEED, LiveChain, LiveChains, LiveRuleset};
 
-/// Input for `iptables-restore --noflush --counters`; empty where nothing differs.
+/// Returns the input of `iptables-restore --noflush --counters` that leads from `live` to `wanted`; empty if nothing differs.
 ///
-/// `wanted` brings counters of rules that are not live; those that are keep what `live` counted. Tables that are not
-/// named are left alone.
+/// Rules that are live keep their counters of `live`, the others have those of `wanted`. Tables that are not listed are left
+/// alone.
 pub fn between(
     live: &LiveRuleset,
     wanted: &LiveRuleset,
@@ -27,23 +27,23 @@ pub fn between(
     text
 }
 
-/// How base chains are changed.
+/// How a patch changes base chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BaseChains {
-    /// Emptied and filled again.
+    /// Flush and fill them.
     Whole,
-    /// By deleting and inserting the rules that differ: others have rules there, too, and may change them at any time.
+    /// Delete and insert the rules that differ: other programs have rules there as well, and may change them at any time.
     RuleByRule,
 }
 
-/// The tables that differ, in this order.
+/// Returns the tables that differ, in this order.
 pub fn changed(live: &LiveRuleset, wanted: &LiveRuleset, tables: &[TableName]) -> Vec<TableName> {
     let mut changed = tables.to_vec();
     changed.retain(|table| !between(live, wanted, &[*table], BaseChains::Whole).is_empty());
     changed
 }
 
-/// `wanted` with what the rules and policies that are in `live`, too, counted there.
+/// Returns `wanted` with the counters of `live` for the rules and policies that are in both.
 pub fn carry(live: &LiveRuleset, wanted: &LiveRuleset, tables: &[TableName]) -> LiveRuleset {
     let mut carried = wanted.clone();
     for &table in tables {
@@ -67,6 +67,7 @@ fn same_rules(a: &LiveChain, b: &LiveChain) -> bool {
     a.rules.len() == b.rules.len() && a.rules.iter().zip(&b.rules).all(|(a, b)| a.spec == b.spec)
 }
 
+/// Appends the patch of a table.
 fn edit(text: &mut String, table: TableName, from: &LiveChains, to: &LiveChains, base: BaseChains) {
     let built_in = table.base_chains();
     let rewritten: BTreeSet<&str> = to
@@ -90,7 +91,7 @@ fn edit(text: &mut String, table: TableName, from: &LiveChains, to: &LiveChains,
     let mut pool = Pool::new(from, to, &rewritten);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "*{table}");
-    // x_tables forgets what a policy counted unless it is said again.
+    // x_tables resets the counters of a policy unless they are written again.
     for name in built_in {
         if let Some(chain) = to.get(*name) {
             let counters = from.get(*name).map_or(chain.counters, |old| old.counters);
@@ -128,16 +129,16 @@ fn edit(text: &mut String, table: TableName, from: &LiveChains, to: &LiveChains,
     text.push_str("COMMIT\n");
 }
 
-/// Deletes and inserts what differs, from the first rule to the last.
+/// Appends commands that delete and insert the rules that differ, from the first to the last.
 fn rule_by_rule(text: &mut String, name: &str, from: &LiveChain, to: &LiveChain) {
     let (old, new) = (from.specs(), to.specs());
-    // As the chain is after the edits so far.
+    // The chain after the edits so far.
     let mut now = old.clone();
     for Hunk { old, new } in Alignment::new(&old, &new).hunks {
         for _ in old {
             let spec = now.remove(new.start);
-            // By its text, which still hits when others inserted or deleted meanwhile; a twin needs its number, and what
-            // cannot be written in one line.
+            // By its text, which still finds the rule if another program inserted or deleted some meanwhile. By its number if an
+            // equal rule comes before it, or if its text does not fit on one line.
             let by_number = now[..new.start].contains(&spec) || spec.contains(LINE_FEED);
             let _ = match by_number {
                 true => writeln!(text, "-D {name} {}", new.start + 1),
@@ -153,11 +154,11 @@ fn rule_by_rule(text: &mut String, name: &str, from: &LiveChain, to: &LiveChain)
     }
 }
 
-/// What the live rules of rewritten and removed chains counted.
+/// The counters of the live rules of rewritten and removed chains.
 struct Pool<'a> {
-    /// By chain and text, each copy in order.
+    /// Of rules that their chain keeps, by chain and text, each copy in order.
     here: BTreeMap<(&'a str, &'a str), VecDeque<Counters>>,
-    /// Of rules that their chain does not have any more, by text.
+    /// Of rules that left their chain, by text.
     moved: BTreeMap<&'a str, VecDeque<Counters>>,
 }
 
@@ -191,6 +192,8 @@ impl<'a> Pool<'a> {
         pool
     }
 
+    /// Takes the counters of the rules of a chain out of the pool: those of the same rule in this chain, else those of one that
+    /// left another chain, else those that the rule has.
     fn counters_of(&mut self, name: &'a str, chain: &'a LiveChain) -> Vec<Counters> {
         let rules = chain.rules.iter();
         rules

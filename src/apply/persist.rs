@@ -1,8 +1,9 @@
-//! The files for the next boot: rules.v4, rules.v6, and ipsets where the policy has sets.
+//! The files for the next boot: `rules.v4`, `rules.v6`, and `ipsets` if the policy has sets.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::disk;
 use super::error::Error;
 use super::records::RulesetFiles;
 use crate::diff::IPSETS_FILE;
@@ -14,11 +15,11 @@ use crate::live::preflight::Concern;
 use crate::net::Family;
 use crate::resolve::Ownership;
 
-/// The folder of rules that are loaded beside others'. Who else loads rules at boot replaces whole tables, and looks for its files
-/// one folder above.
+/// The subfolder for rules of shared mode. The folder above is that of `netfilter-persistent` and its like, which load whole tables
+/// at boot and would remove other programs' rules.
 const SHARED: &str = "fwc";
 
-/// The folders in which files of a persist folder may be.
+/// Returns the folders that may have the files: for exclusive mode, and for shared mode.
 pub(super) fn folders(persist_dir: &Path) -> [PathBuf; 2] {
     [persist_dir.to_owned(), persist_dir.join(SHARED)]
 }
@@ -32,7 +33,7 @@ pub(super) fn not_loaded_at_boot(persist_dir: &Path, ruleset: &RulesetFiles) -> 
     })
 }
 
-/// Removes what a killed fwc left beside the places of a ruleset's files.
+/// Removes temporary files that a killed fwc left beside the files of a ruleset.
 pub(super) fn remove_leftovers(persist_dir: &Path, ruleset: &RulesetFiles) {
     for folder in folders(persist_dir) {
         for (family, text) in ruleset.rules.iter() {
@@ -44,35 +45,35 @@ pub(super) fn remove_leftovers(persist_dir: &Path, ruleset: &RulesetFiles) {
     }
 }
 
-/// What is to be done with the files of a folder.
+/// The comparison of the files for the next boot with a ruleset: what to write and what to delete.
 #[derive(Clone, Debug)]
 pub(super) struct Persisted<'a> {
     folder: PathBuf,
-    /// In the order in which they are written: at any time the sets that the rules on disk name are on disk, too.
+    /// The files to write, in this order: the sets before the rules that name them, in case of a reboot in between.
     stale: Vec<Stale<'a>>,
+    /// Files of fwc that the policy does not need any more.
     needless: Vec<PathBuf>,
 }
 
+/// A file that is missing or differs.
 #[derive(Clone, Debug)]
 struct Stale<'a> {
     path: PathBuf,
     text: &'a str,
-    /// Whether what is in its place is surely somebody else's.
+    /// Whether the file that it replaces is certainly not fwc's.
     of_others: bool,
 }
 
 impl<'a> Persisted<'a> {
+    /// Compares the files with a ruleset.
     pub fn compare(persist_dir: &Path, ruleset: &'a RulesetFiles) -> Result<Self, Error> {
-        let read = |path: &Path| {
-            files::read_kept(path).map_err(|error| Error::io("cannot read", path, error))
-        };
         let [whole, shared] = folders(persist_dir);
         let (folder, other) = match ruleset.ownership {
             Ownership::Exclusive { .. } => (whole, shared),
             Ownership::Shared => (shared, whole),
         };
         let path = folder.join(IPSETS_FILE);
-        let found = read(&path)?;
+        let found = disk::read(&path)?;
         let is_ours = |text: &String, heading| text.lines().next() == Some(heading);
         let is_our_sets = found
             .as_ref()
@@ -93,7 +94,7 @@ impl<'a> Persisted<'a> {
         }
         for family in Family::ALL {
             let path = persisted.folder.join(family.rules_file());
-            if read(&path)?.as_ref() != Some(&ruleset.rules[family]) {
+            if disk::read(&path)?.as_ref() != Some(&ruleset.rules[family]) {
                 persisted.stale.push(Stale {
                     path,
                     text: &ruleset.rules[family],
@@ -101,26 +102,28 @@ impl<'a> Persisted<'a> {
                 });
             }
         }
-        // The rules before the sets that they name.
+        // The rules before the sets that they name. In the folder of the other mode: the policy has changed its mode.
         let files = Family::ALL.map(|family| (family.rules_file(), RULES_HEADING));
         for (name, heading) in files.into_iter().chain([(IPSETS_FILE, IPSETS_HEADING)]) {
             let path = other.join(name);
-            if read(&path)?.is_some_and(|text| is_ours(&text, heading)) {
+            if disk::read(&path)?.is_some_and(|text| is_ours(&text, heading)) {
                 persisted.needless.push(path);
             }
         }
         Ok(persisted)
     }
 
+    /// Returns `true` if there is nothing to write and nothing to delete.
     pub fn is_right(&self) -> bool {
         self.stale.is_empty() && self.needless.is_empty()
     }
 
+    /// Returns the paths of the files to write.
     pub fn stale(&self) -> Vec<PathBuf> {
         self.stale.iter().map(|file| file.path.clone()).collect()
     }
 
-    /// The stale files that hold what a tool printed which saves live rules.
+    /// Returns those of them that `iptables-save` wrote, as `netfilter-persistent save` does.
     pub fn saved_by_others(&self) -> Vec<PathBuf> {
         let mut stale = self.stale();
         stale.retain(|path| {
@@ -130,12 +133,13 @@ impl<'a> Persisted<'a> {
         stale
     }
 
+    /// Returns the paths of the files to delete.
     pub fn needless(&self) -> Vec<PathBuf> {
         self.needless.clone()
     }
 
-    /// Puts the files on disk beside their places: a folder that cannot be written stops everything before the kernel is
-    /// asked. With `keep`, all that is in their places is kept.
+    /// Writes the files under temporary names beside their places: a folder that cannot be written stops the change before it
+    /// touches the kernel. With `keep`, a copy of each file that they replace is kept.
     pub fn stage(&self, keep: bool) -> Result<StagedFiles<'_>, Error> {
         let mut files = Vec::new();
         let at = |point, path: &Path| {
@@ -176,7 +180,7 @@ fn publish_point(path: &Path) -> Point {
     }
 }
 
-/// The family of a rules file.
+/// Returns the family of a rules file; `None` for the sets.
 fn family_of(path: &Path) -> Option<Family> {
     let mut families = Family::ALL.into_iter();
     families.find(|family| {
@@ -185,7 +189,7 @@ fn family_of(path: &Path) -> Option<Family> {
     })
 }
 
-/// What became of the files for the next boot.
+/// What [`StagedFiles::publish`] did.
 #[derive(Debug, Default)]
 pub(super) struct PublishedFiles {
     pub written: Vec<PathBuf>,
@@ -195,17 +199,17 @@ pub(super) struct PublishedFiles {
     pub kept: Vec<PathBuf>,
 }
 
-/// Files on disk beside their places; gone when dropped.
+/// Files under temporary names, which are removed on drop unless they are published.
 #[derive(Debug)]
 pub(super) struct StagedFiles<'a> {
     folder: &'a Path,
-    /// And whether what is in their places is kept.
+    /// Each file, and whether to keep a copy of the one that it replaces.
     files: Vec<(Staged, bool)>,
     needless: &'a [PathBuf],
 }
 
 impl StagedFiles<'_> {
-    /// Puts all into their places.
+    /// Renames all files to their names, then deletes those that are not needed any more.
     pub fn publish(self) -> Result<PublishedFiles, Error> {
         let folder = self.folder;
         self.try_publish().map_err(|error| {
@@ -224,7 +228,7 @@ impl StagedFiles<'_> {
             fault::at(publish_point(file.place()))?;
             done.written.push(file.publish()?);
         }
-        // Last: no rules on disk need it any more.
+        // Last: now no rules on disk name the sets any more.
         for path in self.needless {
             fault::at(Point::RemoveSets)?;
             files::remove_kept(path)?;

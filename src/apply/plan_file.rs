@@ -1,7 +1,7 @@
-//! A plan as a file: what was looked at and decided, to be applied later.
+//! Plan files: a plan that was reviewed, to be applied later (`--save-plan`, `--plan`).
 //!
-//! Nothing of it is ever followed: the policy is compiled and proven again, live is read again, and both have to be what the
-//! file says. So a file that somebody tampered with can at worst be refused.
+//! fwc never executes a plan file. It compiles and proves the policy again and reads the live rules again, and both must be what
+//! the file says. So the worst that a forged file can do is to be refused.
 
 use std::path::Path;
 
@@ -19,51 +19,51 @@ use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.plan/1";
 
-/// A plan, as it is kept.
+/// A plan file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanFile {
     schema: String,
-    /// When it was made, in UTC.
+    /// When the plan was made, in UTC.
     made: String,
     /// Where the ruleset comes from, in words.
     policy: String,
-    /// What the policy gave.
+    /// The ruleset of the policy.
     ruleset: RulesetFiles,
-    /// fwc's part of live, on which it was decided.
-    live: State,
-    /// The same, as it will be, in the kernel's form.
-    target: State,
+    /// fwc's parts of the live firewall when the plan was made.
+    live: FirewallState,
+    /// Those parts after the commit, in the kernel's form.
+    target: FirewallState,
 }
 
-/// fwc's part of a firewall.
+/// fwc's parts of a firewall.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct State {
+struct FirewallState {
     rules: PerFamily<String>,
     sets: String,
 }
 
 impl PlanFile {
-    /// Of a plan.
+    /// Returns the file of a plan.
     pub fn of(plan: &ApplyPlan<'_>) -> Self {
         Self {
             schema: SCHEMA.to_owned(),
             made: clock::now(),
             policy: plan.request.policy.to_owned(),
             ruleset: plan.request.ruleset.clone(),
-            live: State {
+            live: FirewallState {
                 rules: plan.live.clone(),
                 sets: plan.sets.live.text(),
             },
-            target: State {
+            target: FirewallState {
                 rules: plan.target.clone(),
                 sets: plan.sets.target.text(),
             },
         }
     }
 
-    /// Writes it, whole or not at all; only root can read it.
+    /// Writes the file, whole or not at all. Only its owner can read it.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let failed = |source| Error::io("cannot write the plan", path, source);
         fault::at(Point::SavePlan).map_err(failed)?;
@@ -73,7 +73,7 @@ impl PlanFile {
         staged.publish().map(drop).map_err(failed)
     }
 
-    /// Reads one that nobody else could have written.
+    /// Reads a file, and refuses one that a user other than root could have written.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let bad = |reason: String| Error::BadPlan {
             path: path.to_owned(),
@@ -81,20 +81,24 @@ impl PlanFile {
         };
         let text = InputFile::open(path).and_then(|file| file.read(Access::Apply));
         let text = text.map_err(|error| bad(error.to_string()))?;
-        let read: Self = serde_json::from_str(&text)
-            .map_err(|error| bad(format!("not a valid plan of `fwc apply --save-plan`: {error}")))?;
+        let read: Self = serde_json::from_str(&text).map_err(|error| {
+            bad(format!(
+                "not a valid plan of `fwc apply --save-plan`: {error}"
+            ))
+        })?;
         if read.schema != SCHEMA {
             return Err(bad(format!("its schema is `{}`", read.schema)));
         }
         Ok(read)
     }
 
-    /// Stops unless this plan is what is about to be done.
+    /// Stops unless `plan` is the same as this one.
     pub fn check(&self, plan: &ApplyPlan<'_>) -> Result<(), Error> {
         let now = Self::of(plan);
         if self.ruleset != now.ruleset || self.target != now.target {
             let diff = differences(&self.target, &now.target, ["planned", "policy now"])?;
-            let rest = "the rules are the same, but the files for the next boot or the hooks differ";
+            let rest =
+                "the rules are the same, but the files for the next boot or the hooks differ";
             return Err(Error::PlanOfOther(match diff.as_str() {
                 "" => rest.to_owned(),
                 _ => diff,
@@ -108,8 +112,12 @@ impl PlanFile {
     }
 }
 
-fn differences(from: &State, to: &State, names: [&str; 2]) -> Result<String, Error> {
-    let sets = |state: &State| Ipsets::parse(&state.sets).map_err(Error::Sets);
+fn differences(
+    from: &FirewallState,
+    to: &FirewallState,
+    names: [&str; 2],
+) -> Result<String, Error> {
+    let sets = |state: &FirewallState| Ipsets::parse(&state.sets).map_err(Error::Sets);
     Ok(
         text_diff::sets(&sets(from)?, &sets(to)?, names, Style::Plain)
             + &text_diff::rules(&from.rules, &to.rules, names, Style::Plain),

@@ -95,7 +95,7 @@ pub enum JournalStep {
     Done,
     /// The change is being reverted.
     Undoing {
-        /// Why.
+        /// The reason.
         why: String,
         /// When that must be over, in milliseconds since boot. After it another process may take over.
         #[serde(default = "never")]

@@ -1,45 +1,46 @@
-//! Ending what was begun: by `confirm`, by `rollback`, and after a crash.
+//! Ends a change that was begun: by `fwc confirm`, by `fwc rollback`, or after a crash.
 
 use super::error::Error;
 use super::journal::Journal;
-use super::lock::{Lock, Others};
+use super::lock::{HolderAction, Lock};
 use super::records::{HistoryEntry, Intent, JournalStep};
 use super::store::Store;
 use super::transaction::{CommitReport, conclude, conclude_history, keep_files};
 use super::{clock, in_force, owed, persist, undo};
 use crate::live::Host;
 
-/// What was found half done, and what became of it.
+/// A half-done change that [`recover`] found, and what it did about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovered {
-    /// A change waits for its confirmation, as it should.
+    /// A change waits for its confirmation, and its watchdog lives. Nothing was done.
     Waiting {
-        /// Which.
+        /// Its number.
         number: u64,
-        /// Until when, in UTC.
+        /// When it reverts, in UTC.
         until: String,
     },
-    /// A change was taken back: which, and why.
+    /// A change was reverted: its number, and why.
     TakenBack(u64, String),
-    /// A confirmed change was completed.
+    /// A confirmed change was completed: its number, and what was still to do.
     Completed(u64, CommitReport),
-    /// A change that the machine's restart ended before it was confirmed.
+    /// The machine restarted before this change was confirmed, so that its rules are gone.
     EndedByBoot(u64),
-    /// Hooks of a change that were not run to a good end before the machine restarted: how many. Nobody runs them any more.
+    /// The machine restarted before hooks of this change succeeded: its number, and how many. They do not run any more.
     HooksEndedByBoot(u64, usize),
 }
 
-/// Ends what an earlier fwc left half done. The caller holds the lock.
+/// Completes or reverts the change that an earlier fwc left half done. The caller holds the lock.
 pub fn recover(host: &mut dyn Host, store: &Store) -> Result<Vec<Recovered>, Error> {
     store.tidy();
     let mut found = earlier_boots(store)?;
     if let Some((intent, step)) = store.journal().open()? {
-        found.push(one(host, store, &intent, &step)?);
+        found.push(end_change(host, store, &intent, &step)?);
     }
     Ok(found)
 }
 
-fn one(
+/// Ends a half-done change of this network namespace.
+fn end_change(
     host: &mut dyn Host,
     store: &Store,
     intent: &Intent,
@@ -74,8 +75,8 @@ fn one(
     Ok(Recovered::TakenBack(intent.number, why))
 }
 
-/// Ends a change whose rules went with the network namespace that they were in: this is another one that has its number, as a
-/// container that was started again may. What is live here is not the change's to take back.
+/// Ends a change whose rules are gone with their network namespace. This is another namespace with the same number, as a
+/// restarted container may have: the rules here are not the change's to revert.
 fn ended_with_namespace(store: &Store, intent: &Intent) -> Result<Recovered, Error> {
     clean(intent);
     let why = "the network namespace ended before it was confirmed".to_owned();
@@ -86,7 +87,7 @@ fn ended_with_namespace(store: &Store, intent: &Intent) -> Result<Recovered, Err
     Ok(Recovered::TakenBack(intent.number, why))
 }
 
-/// What earlier boots left: the rules went with them, files may be half in their places.
+/// Ends the changes of earlier boots: their rules are gone, but some of their files may not be renamed yet.
 fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
     let mut found = Vec::new();
     for journal in store.earlier_journals() {
@@ -95,19 +96,19 @@ fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
         let Some((intent, step)) = open else {
             continue;
         };
-        let of_this = store.of_change(&intent);
+        let store = store.of_change(&intent);
         clean(&intent);
         if let JournalStep::Confirmed { by } = &step {
             let mut done = CommitReport::default();
-            keep_files(&of_this, &intent, None, &mut done)?;
-            of_this.persisted(&intent.after)?;
-            conclude_history(&of_this, &intent, by)?;
+            keep_files(&store, &intent, None, &mut done)?;
+            store.persisted(&intent.after)?;
+            conclude_history(&store, &intent, by)?;
             journal.write(&intent, &JournalStep::Done)?;
             found.push(Recovered::Completed(intent.number, done));
         } else {
             let why = "the machine restarted before it was confirmed";
             let entry = HistoryEntry::taken_back(&intent, why);
-            of_this.history().add(&entry)?;
+            store.history().add(&entry)?;
             journal.write(&intent, &JournalStep::Undone)?;
             found.push(Recovered::EndedByBoot(intent.number));
         }
@@ -115,7 +116,7 @@ fn earlier_boots(store: &Store) -> Result<Vec<Recovered>, Error> {
     Ok(found)
 }
 
-/// What was to be told of a firewall that was changed is told by nobody: whoever was to hear it started since.
+/// Forgets the hooks of an earlier boot: they tell other programs of a change, and those have started since.
 fn hooks_of_earlier_boot(
     journal: &Journal,
     open: Option<&(Intent, JournalStep)>,
@@ -134,16 +135,16 @@ fn hooks_of_earlier_boot(
     Ok(left.map(|(number, count)| Recovered::HooksEndedByBoot(number, count)))
 }
 
-/// Removes what a killed fwc left beside the rules files.
+/// Removes temporary files that a killed fwc left beside the rules files.
 fn clean(intent: &Intent) {
     persist::remove_leftovers(&intent.persist_dir, &intent.ruleset);
 }
 
-/// Makes the change that waits stay. The caller holds the lock, and knows that the confirmation counts.
+/// Confirms the pending change. The caller holds the lock, and has checked that the confirmation proves something.
 ///
 /// # Errors
 ///
-/// Nothing waits, it is too late, or the rules of the change are not live any more.
+/// No change is pending, its time is over, or its rules are not live any more.
 pub fn confirm(host: &mut dyn Host, store: &Store, by: &str) -> Result<(u64, CommitReport), Error> {
     let (intent, step) = store.journal().open()?.ok_or(Error::NotPending)?;
     match step {
@@ -160,27 +161,31 @@ pub fn confirm(host: &mut dyn Host, store: &Store, by: &str) -> Result<(u64, Com
     Ok((intent.number, done))
 }
 
-/// How long `lock_to_take_back` waits for another fwc, in milliseconds.
+/// How long [`lock_to_take_back`] waits for another fwc, in milliseconds.
 const PATIENCE: u64 = 10_000;
 
-/// The lock, to take back the change that waits or is being made: a fwc that does not let go of it, because it hangs or is
-/// stopped, is ended.
+/// Takes the lock to revert the change that is pending or being made. A fwc that keeps the lock, because it hangs or is stopped, is
+/// ended.
 pub fn lock_to_take_back(host: &mut dyn Host, store: &Store) -> Result<Lock, Error> {
     let patience = clock::since_boot() + PATIENCE;
     store.lock_unless(host, |pid| {
         let now = clock::since_boot();
         let is_over = match store.journal().last_line().ok().flatten() {
             Some((_, JournalStep::Changing { .. } | JournalStep::Pending { .. })) => now > patience,
-            // Somebody else does it: let them.
+            // Another fwc is reverting it: let it, until its deadline.
             Some((_, JournalStep::Undoing { deadline, .. })) => now > deadline,
             _ if now > patience => return Err(Error::Locked { pid }),
             _ => false,
         };
-        Ok(if is_over { Others::End } else { Others::Wait })
+        Ok(if is_over {
+            HolderAction::End
+        } else {
+            HolderAction::Wait
+        })
     })
 }
 
-/// Takes the change that waits back. The caller holds the lock.
+/// Reverts the pending change, and returns its number. The caller holds the lock.
 pub fn take_back(host: &mut dyn Host, store: &Store, why: &str) -> Result<u64, Error> {
     let (intent, step) = store.journal().open()?.ok_or(Error::NotPending)?;
     if matches!(step, JournalStep::Confirmed { .. }) {

@@ -5,7 +5,7 @@ use super::loads::Loads;
 use super::owned::Owned;
 use super::rulesets::parse_live;
 use super::sets::Compared;
-use super::table_order::{self, Crossing, Gap};
+use super::table_order::{self, DependentTables, Gap};
 use super::{patch, text_diff};
 use crate::diag::Style;
 use crate::live::{Host, LiveRuleset, Payload};
@@ -108,14 +108,14 @@ impl Rehearsal<'_> {
         if !table_order::depend(&changed) {
             return (None, None);
         }
-        let crossing = Crossing {
+        let change = DependentTables {
             owned: self.owned,
             family,
             live,
             target: &target,
             changed: &changed,
         };
-        let (filter, gap) = crossing.bridge();
+        let (filter, gap) = change.transition();
         (filter.map(|filter| filter.ours), gap)
     }
 }

@@ -45,7 +45,7 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn what_differs_is_swapped_and_what_nobody_needs_goes() {
+fn sets_that_differ_are_swapped_and_unneeded_ones_destroyed() {
     let bench = bench();
     let mut host = host(&bench);
     let plan = bench.plan(&host).unwrap();
@@ -66,7 +66,7 @@ fn what_differs_is_swapped_and_what_nobody_needs_goes() {
     );
     assert!(
         !diff.contains("203.0.113.9"),
-        "what others fill is nobody's to see: {diff}"
+        "members that other programs added are not shown: {diff}"
     );
     let done = bench.commit(&mut host, &plan).unwrap();
     assert_eq!(done.sets, changes);

@@ -1,9 +1,8 @@
-//! Sets in the transaction: what differs, and how it is done and undone.
+//! The sets of a change: which differ, how they change, and how that is reverted.
 //!
-//! Rules hold on to a set wherever it is renamed to, so that a set in use is changed by a swap: the new members are filled in
-//! `NAME~`, the two are swapped, and `NAME~`, which holds the old ones now, is kept until the change is confirmed. Undoing is a
-//! change of its own, to the members of before. New sets are there before the rules, those that the policy no longer has go
-//! after them.
+//! A rule keeps the set that it names, also when the set is renamed. So a set in use changes by a swap: fwc fills `NAME~` with
+//! the new members and swaps the two. `NAME~` then has the old members, and is kept until the change is confirmed. Reverting is a change of its own, to the old members. New sets are created before
+//! the rules; sets that the policy no longer has are destroyed after them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -17,25 +16,25 @@ use crate::live::sets::IpsetMember;
 use crate::live::{self, Host, Ipsets, ListedIpset, LiveRuleset, Payload, Rehearsed, sets};
 use crate::net::PerFamily;
 
-/// The names of sets that change, or did.
+/// The names of the sets of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The policy has them, live does not.
+    /// Sets that the policy has and the kernel has not.
     pub created: Vec<String>,
-    /// Other members or another timeout.
+    /// Sets whose members or options differ.
     pub replaced: Vec<String>,
-    /// fwc's sets that the policy does not have any more, and that nobody uses.
+    /// Sets of fwc that the policy does not have any more, and that no rule uses.
     pub removed: Vec<String>,
 }
 
 impl Changes {
-    /// Whether there are none.
+    /// Returns `true` if no set changes.
     pub fn is_empty(&self) -> bool {
         self.created.is_empty() && self.replaced.is_empty() && self.removed.is_empty()
     }
 }
 
-/// What leads from some sets to others.
+/// Returns what changes between two groups of sets.
 pub(super) fn changes(before: Ipsets, after: Ipsets) -> Changes {
     let compared = Compared {
         live: before,
@@ -45,20 +44,21 @@ pub(super) fn changes(before: Ipsets, after: Ipsets) -> Changes {
     compared.changes()
 }
 
-/// The sets of both sides.
+/// The live sets and those of the policy, compared.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Compared {
-    /// What is live, as far as it can differ.
+    /// The live sets that the change may touch.
     pub live: Ipsets,
-    /// As they will be.
+    /// The same sets after the change.
     pub target: Ipsets,
-    /// How often the rules that will be replaced name each set.
+    /// How often the rules that the change replaces name each set. A set with more references is in use elsewhere.
     named: BTreeMap<String, usize>,
     /// The sets that the new rules name.
     needed: BTreeSet<String>,
 }
 
 impl Compared {
+    /// Returns which sets differ.
     pub fn changes(&self) -> Changes {
         let (live, target) = (&self.live.0, &self.target.0);
         let of = |from: &Ipsets, wanted: &dyn Fn(&str) -> bool| {
@@ -74,13 +74,13 @@ impl Compared {
         }
     }
 
-    /// The live sets again.
+    /// Reads the live sets again.
     pub fn read(&self, host: &dyn Host) -> Result<Ipsets, live::Error> {
         let listed = list(host, !self.target.0.is_empty())?;
         self.read_listed(host, &listed)
     }
 
-    /// Stops where a set that others fill would become too small for what is in it.
+    /// Stops if a set that other programs fill has more members than its new size allows.
     pub fn check_room(&self, host: &dyn Host) -> Result<(), Error> {
         for name in self.changes().replaced {
             let set = &self.target.0[&name];
@@ -99,7 +99,8 @@ impl Compared {
         Ok(())
     }
 
-    /// Commands that make an empty set for each one that the rules of `live` or the new ones name.
+    /// Returns commands that create an empty set for each one that the rules of `live` or the new ones name: a rule loads in the
+    /// scratch namespace only if its set exists.
     pub fn stand_ins(
         &self,
         host: &dyn Host,
@@ -140,7 +141,7 @@ pub(super) fn parse(text: &str) -> Result<Ipsets, Error> {
     Ipsets::parse(text).map_err(Error::Sets)
 }
 
-/// All sets. Without need for any it is no error that they cannot be read: ipset is not installed, or the kernel has none.
+/// Lists the live sets. If none is needed, an error counts as no sets: ipset is not installed, or the kernel has no sets.
 fn list(host: &dyn Host, needed: bool) -> Result<BTreeMap<String, ListedIpset>, live::Error> {
     match host.list_sets() {
         Err(_) if !needed => Ok(BTreeMap::new()),
@@ -148,7 +149,7 @@ fn list(host: &dyn Host, needed: bool) -> Result<BTreeMap<String, ListedIpset>, 
     }
 }
 
-/// Loads rules and sets in a scratch namespace, with empty copies of the others' sets that the rules name.
+/// Loads rules and sets in a scratch network namespace, with empty copies of other programs' sets that the rules name.
 pub(super) fn rehearse(
     host: &dyn Host,
     rehearse: &mut dyn FnMut(&Payload) -> Result<Rehearsed, Error>,
@@ -208,7 +209,7 @@ pub(super) fn rehearse(
     Ok((rehearsed, compared))
 }
 
-/// Compares with live, of which `dumps` are the rules that the payload may replace.
+/// Compares the sets with the live ones. `dumps` are the live rules that the change may replace.
 pub(super) fn compare(
     host: &dyn Host,
     dumps: &PerFamily<LiveRuleset>,
@@ -221,14 +222,15 @@ pub(super) fn compare(
     Ok(compared)
 }
 
+/// Lists the sets that rules name, as often as they name them.
 fn names(dumps: &PerFamily<LiveRuleset>) -> impl Iterator<Item = &str> {
     let dumps = [&dumps.v4, &dumps.v6].into_iter();
     let chains = dumps.flat_map(LiveRuleset::all_chains);
     chains.flat_map(|(_, _, chain)| chain.rules.iter().flat_map(live::LiveRule::sets))
 }
 
-/// Makes the sets that the rules need; those that are not needed any more stay, and the old members of swapped ones stay
-/// beside them.
+/// Creates and swaps the sets that the new rules need. Sets that they do not need remain for now, and so do the old members of
+/// swapped ones.
 pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Error> {
     let changes = plan.changes();
     let mut sets = Ipsets::default();
@@ -241,8 +243,8 @@ pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Er
         if target.is_dynamic() {
             set.members = host.save_set(name)?.members;
         }
-        // Of the last change, or left by a fwc that was killed: then others may have added members to it which nobody carried
-        // over yet.
+        // It is of the last change, or a killed fwc left it. In that case other programs may have added members just before the
+        // swap, which nobody carried over yet.
         if plan.live.0.contains_key(&beside(name)) {
             if target.is_dynamic() {
                 let left = host.save_set(&beside(name))?.members;
@@ -266,7 +268,7 @@ pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Er
         if plan.target.0[&name].is_dynamic() {
             points::sets(Point::SetsCarry)?;
             carry(host, &beside(&name), &name)?;
-            // What is left in it from here on was not carried over: see above.
+            // Empty it: members in it mean, to the next change, that they were not carried over (see above).
             points::sets(Point::SetsEmpty)?;
             host.change_sets(&format!("flush {}\n", beside(&name)))?;
         }
@@ -274,25 +276,26 @@ pub(super) fn begin(host: &mut dyn Host, plan: &Compared) -> Result<(), live::Er
     Ok(())
 }
 
-/// Removes what the rules do not need any more. Nothing depends on it: what stays is named, and why.
+/// Destroys the sets that the rules do not need any more. A set that remains does no harm: returns its name and the reason.
 pub(super) fn finish(host: &mut dyn Host, changes: &Changes) -> Vec<String> {
-    let others = changes.replaced.iter().map(|name| beside(name));
-    let mut names: BTreeSet<String> = others.collect();
+    let swapped = changes.replaced.iter().map(|name| beside(name));
+    let mut names: BTreeSet<String> = swapped.collect();
     names.extend(changes.removed.iter().cloned());
     if names.is_empty() {
         return Vec::new();
     }
-    let Ok(there) = host.list_sets() else {
+    let Ok(live) = host.list_sets() else {
         return Vec::new();
     };
-    names.retain(|name| there.contains_key(name));
+    names.retain(|name| live.contains_key(name));
     let destroyed = names.iter().map(|name| (name, destroy(host, name)));
     destroyed
         .filter_map(|(name, result)| Some(format!("{name}: {}", result.err()?)))
         .collect()
 }
 
-/// What has to be done so that the sets are as they were before a change: of those that others fill only the form.
+/// Returns the change that reverts the sets to `before`. Sets that other programs fill keep their members, and only their options
+/// are reverted.
 pub(super) fn revert(
     host: &dyn Host,
     mut before: Ipsets,
@@ -314,8 +317,8 @@ pub(super) fn revert(
     })
 }
 
-/// A set that others filled beyond its old size stays as it is: a ban is worth more than the old form, and the rules have to go
-/// back whatever the set holds.
+/// Keeps the options of a set that other programs filled beyond its old size: a ban is worth more than the old size, and the rules
+/// must be reverted whatever the set has.
 fn keep_room(
     host: &dyn Host,
     before: &mut Ipsets,
@@ -333,14 +336,14 @@ fn keep_room(
     Ok(())
 }
 
-/// Adds the members whose networks are not among them.
+/// Adds the members whose networks are not among `members`.
 fn add_unknown(members: &mut BTreeSet<IpsetMember>, more: BTreeSet<IpsetMember>) {
     let known: BTreeSet<_> = members.iter().map(|member| member.network).collect();
     let unknown = more.into_iter();
     members.extend(unknown.filter(|member| !known.contains(&member.network)));
 }
 
-/// The other side of a set's swap.
+/// Returns the name of the set with which a set is swapped.
 fn beside(name: &str) -> String {
     format!("{name}~")
 }
@@ -349,14 +352,14 @@ fn swap(host: &mut dyn Host, name: &str) -> Result<(), live::Error> {
     host.change_sets(&format!("swap {name} {}\n", beside(name)))
 }
 
-/// Adds the members of one set to another one. What is in both keeps what time it has.
+/// Adds the members of one set to another. A member of both keeps its timeout in the second.
 fn carry(host: &mut dyn Host, from: &str, to: &str) -> Result<(), live::Error> {
-    let (from, there) = (host.save_set(from)?, host.save_set(to)?);
-    let known: BTreeSet<_> = there.members.iter().map(|member| member.network).collect();
+    let (from, into) = (host.save_set(from)?, host.save_set(to)?);
+    let known: BTreeSet<_> = into.members.iter().map(|member| member.network).collect();
     let mut commands = String::new();
     for member in &from.members {
         if !known.contains(&member.network) {
-            let words = member.words_for(&there.header);
+            let words = member.words_for(&into.header);
             let _ = writeln!(commands, "add {to} {words}");
         }
     }
@@ -366,7 +369,7 @@ fn carry(host: &mut dyn Host, from: &str, to: &str) -> Result<(), live::Error> {
     host.add_members(&commands)
 }
 
-/// Removes a set. nf_tables lets go of removed rules' sets a little later.
+/// Destroys a set. With nf_tables it is in use for a moment after its rules were deleted, so try again for about a second.
 fn destroy(host: &mut dyn Host, name: &str) -> Result<(), live::Error> {
     let mut pause = Duration::from_millis(5);
     loop {

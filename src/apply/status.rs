@@ -1,4 +1,4 @@
-//! Whether what was applied is still in force, and will be after the next boot. Nothing is changed to find it out.
+//! `fwc status`: whether the applied ruleset is still active, and whether the next boot will load it. It changes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -15,51 +15,51 @@ use crate::live::preflight::{self, Concern};
 use crate::live::{Host, LiveRuleset, autoload};
 use crate::net::Family;
 
-/// How the firewall stands.
+/// The state of the firewall, compared with the applied ruleset.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// The change that was confirmed last; `None` where fwc put nothing in force yet.
+    /// The last confirmed change; `None` if fwc has applied nothing yet.
     pub kept: Option<HistoryEntry>,
-    /// The change that waits for its confirmation, is being made, or was left half done.
+    /// The change that is pending, being made, or half done after a crash.
     pub open: Option<(Intent, JournalStep)>,
-    /// The chains that are not as the last change made them.
+    /// The chains that differ from those of the last change.
     pub chains: Vec<ChainDrift>,
-    /// The sets that are not, as what would have to be done with them.
+    /// The sets that differ: what an apply would do to them.
     pub sets: Changes,
-    /// The files for the next boot that are not those of the last confirmed change.
+    /// The files for the next boot that differ from those of the last confirmed change.
     pub files: Vec<FileDrift>,
-    /// Whether nothing at all of the applied rules is live.
+    /// `true` if not a single applied rule is live.
     pub is_gone: bool,
-    /// The hooks of a change that stayed which were not run to a good end.
+    /// The hooks of a kept change that have not succeeded.
     pub owed: Option<Owed>,
-    /// What makes the rules mean something else than they say.
+    /// What makes the rules mean something other than the policy says.
     pub concerns: Vec<Concern>,
 }
 
-/// A file for the next boot that is not as it was written.
+/// A file for the next boot that differs from the written one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileDrift {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What became of it.
+    /// How it differs.
     pub what: FileChange,
 }
 
-/// What became of a file.
+/// How a file for the next boot differs from the written one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileChange {
-    /// It is not there.
+    /// It is missing.
     Missing,
-    /// Somebody wrote another one in its place.
+    /// Its text changed.
     Changed,
-    /// The tool that saves live rules did (`netfilter-persistent save`, `iptables-save > ...`).
+    /// `iptables-save` overwrote it, for example by `netfilter-persistent save`.
     Saved,
-    /// It is there, and the applied ruleset has none.
+    /// It exists, but the applied ruleset has no such file.
     Needless,
 }
 
 impl FileChange {
-    /// The word in machine output.
+    /// Returns its name in JSON output.
     pub const fn keyword(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -71,24 +71,24 @@ impl FileChange {
 }
 
 impl Status {
-    /// Whether all is as it was applied, and nothing waits.
+    /// Returns `true` if the live rules and the files are as applied, and neither a change nor a hook is pending.
     pub fn is_as_applied(&self) -> bool {
         let waits = self.open.is_some() || self.owed.is_some();
         self.kept.is_some() && !waits && self.is_live() && self.files.is_empty()
     }
 
-    /// Whether something loads the rules at the next boot, as far as it is known.
+    /// Returns `true` unless fwc knows that nothing loads the rules at the next boot.
     pub fn is_loaded_at_boot(&self) -> bool {
         !self.concerns.iter().any(autoload::is_not_loaded)
     }
 
-    /// Whether live is as it was applied.
+    /// Returns `true` if the live rules and sets are as applied.
     pub fn is_live(&self) -> bool {
         self.chains.is_empty() && self.sets.is_empty()
     }
 }
 
-/// Compares live and the files with what was applied.
+/// Compares the live rules, the sets and the files for the next boot with the applied ruleset.
 pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Status, Error> {
     let kept = store.history().last_kept()?;
     let open = store.journal().open()?;
@@ -109,15 +109,15 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
     if let Some(ruleset) = last {
         status.files = files(persist_dir, ruleset)?;
     }
-    let in_force = match &status.open {
+    let active = match &status.open {
         Some((intent, JournalStep::Pending { .. } | JournalStep::Confirmed { .. })) => {
             Some(&intent.ruleset)
         }
-        // Half of it may be in force: whoever makes or ends it knows.
+        // Between two steps of a change there is no ruleset to compare with.
         Some(_) => None,
         None => last,
     };
-    let Some(ruleset) = in_force else {
+    let Some(ruleset) = active else {
         return Ok(status);
     };
     let request = Request {
@@ -154,6 +154,7 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
     Ok(status)
 }
 
+/// Compares the files for the next boot with a ruleset.
 fn files(persist_dir: &Path, ruleset: &RulesetFiles) -> Result<Vec<FileDrift>, Error> {
     let persisted = Persisted::compare(persist_dir, ruleset)?;
     let saved = persisted.saved_by_others();

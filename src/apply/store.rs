@@ -1,5 +1,5 @@
-//! What fwc remembers between two runs: `STATE/namespaces/ID/` for the ruleset of a network namespace,
-//! `STATE/persisted/` for what boots.
+//! The state directory, which is what fwc remembers between two runs: `STATE/namespaces/ID/` for a network namespace,
+//! `STATE/persisted/` and `STATE/history/` for a folder of rules files.
 
 use std::fs;
 use std::io;
@@ -20,27 +20,27 @@ use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.record/1";
 
-/// What was put in force: in a network namespace, or for the next boot.
+/// The rules that fwc applied to a network namespace, or saved for the next boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     schema: String,
-    /// In the kernel's form: `iptables-save` without counters.
+    /// The rules in the kernel's form: as `iptables-save` prints them, without counters.
     applied: Option<PerFamily<String>>,
 }
 
-/// The memory of one network namespace and of one folder of rules files.
+/// The records of one network namespace and of one folder of rules files.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
     namespace: NamespaceId,
-    /// The name of the folder of rules files.
+    /// The name by which the records know the folder of rules files: a hash of its path.
     place: String,
 }
 
 impl Store {
-    /// Nothing is read or made yet.
+    /// Returns the records below `root`, without reading or making anything.
     pub fn new(root: &Path, namespace: NamespaceId, persist_dir: &Path) -> Self {
-        // Several namespaces may boot from folders of their own.
+        // Several network namespaces may each boot from a folder of their own.
         let folder = real_path(persist_dir);
         let name: String = Sha256::digest(folder.as_os_str().as_encoded_bytes())
             .iter()
@@ -54,12 +54,12 @@ impl Store {
         }
     }
 
-    /// The memory of the folder of rules files that a change is for: it has its own history.
+    /// Returns the records of the folder of rules files that a change is for, which has its own history.
     pub(super) fn of_change(&self, intent: &Intent) -> Self {
         Self::new(&self.root, self.namespace.clone(), &intent.persist_dir)
     }
 
-    /// The number of the next transaction.
+    /// Returns the number of the next change.
     pub(super) fn next_number(&self) -> Result<u64, Error> {
         let last = self
             .journal()
@@ -68,17 +68,17 @@ impl Store {
         Ok(last.max(self.history().last_number()) + 1)
     }
 
-    /// The journal of this namespace.
+    /// Returns the journal of this network namespace.
     pub fn journal(&self) -> Journal {
         Journal::new(self.folder())
     }
 
-    /// The hooks that are to be run.
+    /// Reads the hooks that are still to run.
     pub fn owed(&self) -> Result<Option<Owed>, Error> {
         owed::read(&self.folder())
     }
 
-    /// The journals of namespaces of earlier boots.
+    /// Returns the journals of network namespaces of earlier boots.
     pub fn earlier_journals(&self) -> Vec<Journal> {
         let folder = self.root.join("namespaces");
         let mut names = files::names_kept(&folder).unwrap_or_default();
@@ -87,7 +87,7 @@ impl Store {
         journals.collect()
     }
 
-    /// What was put in force before, for this folder of rules files.
+    /// Returns the history of this folder of rules files.
     pub fn history(&self) -> History {
         History::new(self.root.join("history").join(&self.place))
     }
@@ -98,46 +98,47 @@ impl Store {
             .join(format!("{}.json", self.place))
     }
 
-    /// The folder of this namespace.
+    /// Returns the folder of this network namespace.
     pub fn folder(&self) -> PathBuf {
         self.root
             .join("namespaces")
             .join(self.namespace.to_string())
     }
 
-    /// Every ruleset of fwc's that may be in force: the last one applied here, one that was on its way, the one that boots.
+    /// Reads every ruleset of fwc that may be active: the last one applied here, the one of the last change, however far that came,
+    /// and the one that boots.
     pub fn made(&self) -> Result<Vec<PerFamily<LiveRuleset>>, Error> {
-        let mut sets = Vec::new();
+        let mut rulesets = Vec::new();
         for path in [self.applied_path(), self.persisted_path()] {
             if let Some(texts) = read(&path)?.applied {
-                sets.push(parse(&texts, &path)?);
+                rulesets.push(parse(&texts, &path)?);
             }
         }
         if let Some((intent, _)) = self.journal().last()? {
-            sets.push(parse(&intent.after, &self.folder())?);
+            rulesets.push(parse(&intent.after, &self.folder())?);
         }
-        Ok(sets)
+        Ok(rulesets)
     }
 
-    /// The ruleset that boots, as the kernel held it.
+    /// Reads the ruleset that boots, in the kernel's form.
     pub(super) fn boots(&self) -> Result<Option<PerFamily<LiveRuleset>>, Error> {
         let path = self.persisted_path();
         let texts = read(&path)?.applied;
         texts.map(|texts| parse(&texts, &path)).transpose()
     }
 
-    /// Writes down what is in force now, unless that is known, and forgets namespaces of earlier boots.
+    /// Records the rules that are active now, and forgets network namespaces of earlier boots.
     pub(super) fn applied(&self, target: &PerFamily<String>) -> Result<(), Error> {
         self.forget_earlier_boots();
         keep(&self.applied_path(), target)
     }
 
-    /// Writes down what boots now, unless that is known.
+    /// Records the rules that boot now.
     pub(super) fn persisted(&self, target: &PerFamily<String>) -> Result<(), Error> {
         keep(&self.persisted_path(), target)
     }
 
-    /// Whether fwc wrote the rules files of this folder before.
+    /// Returns `true` if fwc wrote the rules files of this folder before.
     pub(super) fn has_persisted(&self) -> bool {
         self.persisted_path().exists()
     }
@@ -146,7 +147,7 @@ impl Store {
         self.folder().join("applied.json")
     }
 
-    /// Removes what killed processes left half written in the state folder.
+    /// Removes temporary files that killed processes left in the state directory.
     pub(super) fn tidy(&self) {
         let history = self.root.join("history").join(&self.place);
         for folder in [self.folder(), self.root.join("persisted"), history] {
@@ -154,7 +155,7 @@ impl Store {
         }
     }
 
-    /// Tidiness only: no namespace lives longer than its boot. What was left half done in one is still to be ended.
+    /// Removes the folders of network namespaces of earlier boots, except those with a half-done change. Errors do not matter.
     fn forget_earlier_boots(&self) {
         for journal in self.earlier_journals() {
             if matches!(journal.open(), Ok(None)) {
@@ -164,7 +165,7 @@ impl Store {
     }
 }
 
-/// The path without symbolic links, of which the last parts may not exist yet.
+/// Returns the path without symbolic links. Its last components may not exist yet.
 fn real_path(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for above in path.ancestors() {
@@ -176,6 +177,7 @@ fn real_path(path: &Path) -> PathBuf {
     path
 }
 
+/// Writes a record unless the file has it already.
 fn keep(path: &Path, target: &PerFamily<String>) -> Result<(), Error> {
     let record = Record {
         schema: SCHEMA.to_owned(),

@@ -283,7 +283,7 @@ fn undo_of_one_family_does_not_wait_for_the_other() {
     let bench = Bench::new();
     let mut host = bench.host();
     let before = with_counters(&host);
-    // All is loaded, reading it back fails, and so do the first loads of IPv4's way back: to the bridge, and from live.
+    // All loads succeed, reading back fails, and so do the first loads that revert IPv4: the transition filter, and the inverse.
     host.faults = vec![Fault::Save(6), Fault::Restore(7, 0), Fault::Restore(8, 0)];
     let error = bench.apply(&mut host).unwrap_err();
     assert!(

@@ -1,4 +1,4 @@
-//! Putting a plan in force, step by step, and concluding it.
+//! The commit of a plan, step by step, and its conclusion.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,42 +34,46 @@ pub struct CommitReport {
     pub kept: Vec<PathBuf>,
 }
 
-/// Starts the process that takes the change back when nobody confirms it or fwc dies.
+/// Starts the process that reverts the change if nobody confirms it or fwc dies.
 pub trait Guard {
-    /// Starts it; the process, where there is one.
+    /// Starts the process, and returns its id if there is one.
     fn start(&mut self, number: u64) -> Result<Option<u32>, Error>;
 }
 
-/// What makes a change stay.
+/// What confirms a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Confirmation {
-    /// The checks before and after; the words for the history.
+    /// The checks before and after it. The text names them in the history.
     Checks(String),
-    /// Somebody's, within this time.
+    /// `fwc confirm` within this time.
     Awaited(Duration),
 }
 
-/// How far a commit came.
+/// The result of a [`commit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// To its end.
+    /// The change is complete and kept.
     Done(CommitReport),
-    /// All is in force, and goes back unless it is confirmed.
+    /// The new rules are active, and revert unless the change is confirmed.
     Pending {
         /// What was done so far.
         done: CommitReport,
-        /// Which transaction it is.
+        /// The number of the change.
         number: u64,
-        /// In milliseconds since boot.
+        /// When it reverts, in milliseconds since boot.
         deadline: u64,
         /// The same as a time of day, in UTC.
         until: String,
     },
 }
 
-/// Puts the plan in force, or changes nothing.
+/// Commits the plan, or changes nothing.
 ///
-/// The caller holds the [`Lock`](super::Lock) since before [`plan`](super::plan).
+/// The caller has held the [`Lock`](super::Lock) since before [`plan`](super::plan()).
+///
+/// # Errors
+///
+/// A step failed and the change was reverted, or could not be; or the change was not begun.
 pub fn commit(
     host: &mut dyn Host,
     store: &Store,
@@ -83,7 +87,7 @@ pub fn commit(
         return Ok(Progress::Done(CommitReport::default()));
     }
     let (snapshot, mut intent) = intend(host, store, plan)?;
-    // The intent is written down first: whoever finds it finds the files, too.
+    // The intent is on disk before the temporary files: whoever recovers the change finds and removes them.
     let staged = match stage(store, plan) {
         Ok(staged) => staged,
         Err(cause) => return nothing_was_changed(store, &intent, cause),
@@ -101,13 +105,13 @@ pub fn commit(
     if let Err(cause) = watch(store, &mut intent, guard) {
         return nothing_was_changed(store, &intent, cause);
     }
-    // It counts from here on: a tool that hangs or a stopped fwc must not leave half a change in force.
+    // The deadline counts from here: a tool that hangs, or a stopped fwc, must not leave half a change active.
     let deadline = Deadline::from_now(confirmation.patience(plan));
     host.finish_by(Some(deadline.at));
-    let changed = change(host, store, plan, &intent, &snapshot, deadline.at)
+    let outcome = change(host, store, plan, &intent, &snapshot, deadline.at)
         .and_then(|()| await_confirmation(store, &intent, confirmation, &deadline));
     host.finish_by(None);
-    match changed {
+    match outcome {
         Ok(None) => {
             let Confirmation::Checks(by) = confirmation else {
                 return Err(Error::NotPending);
@@ -140,8 +144,8 @@ pub fn commit(
     }
 }
 
-/// Puts the files for the next boot on disk beside their places: a folder that cannot be written stops everything before the
-/// kernel is asked.
+/// Writes the files for the next boot under temporary names: a folder that cannot be written stops the change before it touches
+/// the kernel.
 fn stage<'a>(store: &Store, plan: &'a ApplyPlan<'_>) -> Result<StagedFiles<'a>, Error> {
     let staged = plan.persisted.stage(!store.has_persisted())?;
     points::state(Point::Staged, store)?;
@@ -150,12 +154,12 @@ fn stage<'a>(store: &Store, plan: &'a ApplyPlan<'_>) -> Result<StagedFiles<'a>, 
 
 /// Closes the journal of a change that failed before it began.
 fn nothing_was_changed(store: &Store, intent: &Intent, cause: Error) -> Result<Progress, Error> {
-    // A journal that cannot say so is closed by the next fwc.
+    // If that cannot be written, the next fwc closes the journal.
     let _ = store.journal().write(intent, &JournalStep::Undone);
     Err(cause)
 }
 
-/// Reads live again, and writes the intent down.
+/// Reads the live rules again, and writes the intent.
 fn intend(
     host: &dyn Host,
     store: &Store,
@@ -168,7 +172,7 @@ fn intend(
     if normal(&ours) != plan.live || sets_now != plan.sets.live {
         return Err(Error::LiveChanged);
     }
-    // In shared mode it is not a part of live that was planned on.
+    // Again: in shared mode the comparison above does not see the chain of `fwc panic`.
     panic::refuse_if_on(&snapshot)?;
     points::state(Point::SnapshotTaken, store)?;
     let tables = |family| plan.owned.tables(family);
@@ -223,7 +227,7 @@ impl From<live::Error> for Failure {
     }
 }
 
-/// Changes sets and rules, and reads them back.
+/// Changes the sets and the rules, and reads them back.
 fn change(
     host: &mut dyn Host,
     store: &Store,
@@ -266,7 +270,7 @@ fn change(
     Ok(())
 }
 
-/// The points around a load.
+/// Returns the fault points before and after a load.
 fn points_of(family: Family, phase: LoadPhase) -> (Point, Point) {
     match (family, phase) {
         (Family::V4, LoadPhase::Transition) => (Point::BridgeV4, Point::BridgedV4),
@@ -276,7 +280,7 @@ fn points_of(family: Family, phase: LoadPhase) -> (Point, Point) {
     }
 }
 
-/// When a change has to be complete and confirmed.
+/// When a change must be complete and confirmed.
 struct Deadline {
     /// In milliseconds since boot.
     at: u64,
@@ -295,8 +299,8 @@ impl Deadline {
 }
 
 impl Confirmation {
-    /// How long after its first step the change is taken back unless it stays. Without somebody to confirm it that is as long as
-    /// the tools may take.
+    /// Returns how long after its first step the change reverts unless it is confirmed. Without a user to confirm it, that is as long
+    /// as the tools may take.
     fn patience(&self, plan: &ApplyPlan<'_>) -> Duration {
         match self {
             Self::Awaited(timeout) => *timeout,
@@ -309,7 +313,7 @@ impl Confirmation {
     }
 }
 
-/// Writes down that a confirmation is awaited, where it is: until when.
+/// Writes to the journal that the change is pending, if a user must confirm it. Returns until when.
 fn await_confirmation(
     store: &Store,
     intent: &Intent,
@@ -332,7 +336,7 @@ fn await_confirmation(
     Ok(Some((deadline.at, until.clone())))
 }
 
-/// The difference from the target to what is live; `None` without one.
+/// Reads the live rules and sets, and returns how they differ from the target; `None` if they do not.
 fn read_back(host: &dyn Host, plan: &ApplyPlan<'_>) -> Result<Option<String>, live::Error> {
     let names = ["rehearsed", "read back"];
     let mut rules = PerFamily::default();
@@ -340,7 +344,7 @@ fn read_back(host: &dyn Host, plan: &ApplyPlan<'_>) -> Result<Option<String>, li
         rules[family] = plan.owned.of(family, &host.save(family)?).normal();
     }
     let mut sets = plan.sets.read(host)?;
-    // Those that go are still there.
+    // Sets that the change removes are still there: they go after the confirmation.
     let target = &plan.sets.target;
     sets.0.retain(|name, _| target.0.contains_key(name));
     if rules == plan.target && sets == *target {
@@ -352,7 +356,7 @@ fn read_back(host: &dyn Host, plan: &ApplyPlan<'_>) -> Result<Option<String>, li
     ))
 }
 
-/// Makes a change stay: from here on it is completed, never taken back. Can be done again after a crash.
+/// Confirms a change: from here on it is completed, never reverted. It can be repeated after a crash.
 pub(super) fn conclude(
     host: &mut dyn Host,
     store: &Store,
@@ -377,7 +381,7 @@ pub(super) fn conclude(
     journal.write(intent, &JournalStep::Done)
 }
 
-/// Puts the files for the next boot into their places.
+/// Renames the files for the next boot to their names. After a crash there are no `staged` ones, so write them again.
 pub(super) fn keep_files(
     store: &Store,
     intent: &Intent,
@@ -397,7 +401,7 @@ pub(super) fn keep_files(
     Ok(())
 }
 
-/// Writes down that the change stayed.
+/// Adds the kept change to the history.
 pub(super) fn conclude_history(store: &Store, intent: &Intent, by: &str) -> Result<(), Error> {
     points::state(Point::History, store)?;
     let history = store.history();
@@ -408,7 +412,7 @@ pub(super) fn conclude_history(store: &Store, intent: &Intent, by: &str) -> Resu
     points::state(Point::HistoryWritten, store)
 }
 
-/// Writes down what fwc put in force and what boots.
+/// Records the rules that are active and those that boot.
 fn remember(store: &Store, target: &PerFamily<String>) -> Result<(), Error> {
     points::state(Point::RecordApplied, store)?;
     store.applied(target)?;

@@ -1,6 +1,7 @@
-//! Taking a change back, by whoever does it: fwc itself, the watchdog, `rollback`, `recover`.
+//! Reverts a change, for fwc itself, the watchdog, `rollback` and `recover`.
 //!
-//! It is computed against live at that moment and can be done again: what is taken back already is left alone.
+//! What to do is computed from the live rules at that moment, so it can be repeated: parts that are reverted already are left
+//! alone.
 
 use super::error::Error;
 use super::inverse::inverse;
@@ -12,13 +13,13 @@ use crate::iptables::TableName;
 use crate::live::{self, Host, LiveRuleset};
 use crate::net::Family;
 
-/// How long taking back may take before somebody else does it, in milliseconds.
+/// How long reverting may take before another process may take over, in milliseconds.
 const LONGEST: u64 = 120_000;
 
-/// How often live is read before it counts as unreadable.
+/// How often fwc tries to read the live rules before they count as unreadable.
 const ATTEMPTS: usize = 3;
 
-/// Takes the change back and writes that down. The caller holds the lock.
+/// Reverts the change, and writes that to the journal and the history. The caller holds the lock.
 pub(super) fn undo(
     host: &mut dyn Host,
     store: &Store,
@@ -27,13 +28,13 @@ pub(super) fn undo(
 ) -> Result<(), Error> {
     let journal = store.journal();
     let why_text = why.lines().next().unwrap_or_default().to_owned();
-    // The deadline of the change is over, or was for the change alone.
+    // The deadline was for the change: reverting has its own.
     host.finish_by(None);
     let step = JournalStep::Undoing {
         why: why_text.clone(),
         deadline: clock::since_boot().saturating_add(LONGEST),
     };
-    // The firewall comes first: a full disk must not keep the new rules in force.
+    // The firewall comes first: a full disk must not keep the new rules active.
     let written = journal.write(intent, &step);
     in_kernel(host, intent)?;
     written?;
@@ -44,20 +45,21 @@ pub(super) fn undo(
     journal.write(intent, &JournalStep::Undone)
 }
 
+/// Reverts sets and rules.
 fn in_kernel(host: &mut dyn Host, intent: &Intent) -> Result<(), Error> {
     points::rules(Point::UndoSets).map_err(Error::Live)?;
-    // What keeps sets or one family from going back does not keep the others.
+    // An error of the sets or of one family must not keep the rest from being reverted.
     let sets = begin_sets(host, intent);
     let families = Family::ALL.map(|family| family_in_kernel(host, intent, family));
     families.into_iter().collect::<Result<(), Error>>()?;
     let changes = sets?;
     points::rules(Point::UndoSetsFinish).map_err(Error::Live)?;
-    // The old rules do not need the new sets; what cannot be removed harms nobody.
+    // The old rules do not need the new sets; one that cannot be destroyed does no harm.
     sets::finish(host, &changes);
     Ok(())
 }
 
-/// Brings back the sets that the old rules need; what is to be removed afterwards.
+/// Restores the sets that the old rules need. Returns the sets to destroy after them.
 fn begin_sets(host: &mut dyn Host, intent: &Intent) -> Result<sets::Changes, Error> {
     let (before, after) = (
         sets::parse(&intent.sets_before)?,
@@ -68,10 +70,11 @@ fn begin_sets(host: &mut dyn Host, intent: &Intent) -> Result<sets::Changes, Err
     Ok(sets.changes())
 }
 
+/// Reverts the rules of one family.
 fn family_in_kernel(host: &mut dyn Host, intent: &Intent, family: Family) -> Result<(), Error> {
     let back = Back::new(intent, family)?;
-    match by_what_is_live(host, &back) {
-        // What cannot be read must not keep the change in force.
+    match by_inverse(host, &back) {
+        // Unreadable rules must not keep the change active.
         Err(Failed::Read) => {
             let (before, after) = points_of(family);
             points::rules(before).map_err(Error::Live)?;
@@ -85,9 +88,9 @@ fn family_in_kernel(host: &mut dyn Host, intent: &Intent, family: Family) -> Res
     }
 }
 
-/// Why a family did not go back.
+/// Why a family was not reverted.
 enum Failed {
-    /// Live cannot be read.
+    /// The live rules cannot be read.
     Read,
     Other(Error),
 }
@@ -98,7 +101,7 @@ impl From<Error> for Failed {
     }
 }
 
-/// Reads live. A tool that somebody killed is run again; one that hangs has had its time.
+/// Reads the live rules. A tool that was killed is run again; one that hangs is not, because it took all its time already.
 fn read(host: &dyn Host, family: Family) -> Result<LiveRuleset, Failed> {
     for _ in 0..ATTEMPTS {
         match host.save(family) {
@@ -110,6 +113,7 @@ fn read(host: &dyn Host, family: Family) -> Result<LiveRuleset, Failed> {
     Err(Failed::Read)
 }
 
+/// Returns the fault points before and after a family is reverted.
 fn points_of(family: Family) -> (Point, Point) {
     match family {
         Family::V4 => (Point::UndoV4, Point::UndoneV4),
@@ -117,8 +121,8 @@ fn points_of(family: Family) -> (Point, Point) {
     }
 }
 
-/// Takes the change of one family back by the inverse against live.
-fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
+/// Reverts the rules of one family to the inverse of the change, computed from the live rules.
+fn by_inverse(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
     let family = back.family;
     let (before, done) = points_of(family);
     let mut live = read(host, family)?;
@@ -134,8 +138,8 @@ fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
         points::rules(before).map_err(Error::Live)?;
         let text = fault::spoil(before, &text).unwrap_or(text);
         match host.restore(family, &text) {
-            // Without it packets are lost for an instant; the old rules matter more.
-            Err(_) if load == Load::Bridge => {}
+            // Without the transition filter packets are lost for an instant; the old rules matter more.
+            Err(_) if load == Load::Transition => {}
             result => result.map_err(Error::Live)?,
         }
         loaded = true;
@@ -156,21 +160,21 @@ fn by_what_is_live(host: &mut dyn Host, back: &Back<'_>) -> Result<(), Failed> {
     })))
 }
 
-/// The way back of one family.
+/// The change of one family, and its states, to be reverted.
 struct Back<'a> {
     intent: &'a Intent,
     family: Family,
     before: LiveRuleset,
     after: LiveRuleset,
-    bridge: Option<LiveRuleset>,
+    transition: Option<LiveRuleset>,
 }
 
-/// A load on the way back.
+/// A load that reverts part of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Load {
-    /// The filter goes to the bridge that the change came by.
-    Bridge,
-    /// These tables go back to what they were.
+    /// The filter table becomes the transition filter of the change.
+    Transition,
+    /// These tables become what they were before the change.
     Tables(Vec<TableName>),
 }
 
@@ -184,15 +188,16 @@ impl<'a> Back<'a> {
             family,
             before: parse(&intent.before[family])?,
             after: parse(&intent.after[family])?,
-            bridge: intent.transitions[family]
+            transition: intent.transitions[family]
                 .as_deref()
                 .map(parse)
                 .transpose()?,
         })
     }
 
-    /// Tables that depend on each other go back as they came: through the same states, in the other order. Where others changed
-    /// the filter's rules of fwc's since, at once: what they added could not keep its place.
+    /// Returns the loads in their order. Tables that depend on each other are reverted through the states of the change, in the
+    /// opposite order. If somebody changed fwc's filter rules since, they are reverted at once: rules that were added would lose
+    /// their place in the transition filter.
     fn loads(&self, live: &LiveRuleset) -> Vec<Load> {
         let owned = &self.intent.owned;
         let tables = owned.tables(self.family);
@@ -200,42 +205,42 @@ impl<'a> Back<'a> {
         let all = Load::Tables(tables.to_vec());
         let filter = |dump: &LiveRuleset| dump.only(&[TableName::Filter]).normal();
         let now = filter(&owned.of(self.family, live));
-        let is_crossed = self.bridge.as_ref().is_some_and(|bridge| {
-            let mut states = [bridge, &self.after].into_iter();
+        let is_unchanged = self.transition.as_ref().is_some_and(|transition| {
+            let mut states = [transition, &self.after].into_iter();
             states.any(|state| filter(state) == now)
         });
-        if !is_crossed || !table_order::depend(&changed) {
+        if !is_unchanged || !table_order::depend(&changed) {
             return vec![all];
         }
         let mut others = tables.to_vec();
         others.retain(|table| *table != TableName::Filter);
         others.reverse();
-        vec![Load::Bridge, Load::Tables(others), all]
+        vec![Load::Transition, Load::Tables(others), all]
     }
 
-    /// The rulesets that the change went through.
+    /// Returns the rulesets that the change went through.
     fn states(&self) -> impl Iterator<Item = &LiveRuleset> {
-        std::iter::once(&self.after).chain(&self.bridge)
+        std::iter::once(&self.after).chain(&self.transition)
     }
 
-    /// What live has to become.
+    /// Returns the live rules without the change.
     fn wanted(&self, live: &LiveRuleset) -> LiveRuleset {
         let states: Vec<&LiveRuleset> = self.states().collect();
         let tables = self.intent.owned.tables(self.family);
         inverse(&self.before, &states, live, tables)
     }
 
-    /// Input for `iptables-restore` that does it.
+    /// Returns the input of `iptables-restore` for a load.
     fn text(&self, live: &LiveRuleset, load: &Load) -> String {
         let filter = &[TableName::Filter];
         let owned = &self.intent.owned;
-        match (load, &self.bridge) {
+        match (load, &self.transition) {
             (Load::Tables(tables), _) => owned.between(live, &self.wanted(live), tables),
-            (Load::Bridge, Some(bridge)) => {
+            (Load::Transition, Some(transition)) => {
                 let sides = [&self.after, &self.before];
-                owned.between(live, &inverse(bridge, &sides, live, filter), filter)
+                owned.between(live, &inverse(transition, &sides, live, filter), filter)
             }
-            (Load::Bridge, None) => String::new(),
+            (Load::Transition, None) => String::new(),
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Doing without a scratch namespace, where none can be made and the user insists.
+//! Rehearsals without a scratch network namespace, if none can be made and the user insists (`--no-rehearse`).
 
 use super::error::Error;
 use crate::iptables::Ruleset;
 use crate::live::{LiveRuleset, Payload, Rehearsed};
 use crate::net::Family;
 
-/// What the rules are as fwc itself writes them in the kernel's form: where nothing can be rehearsed. What the kernel makes of
-/// them is seen when they are read back.
+/// Returns the rules in the kernel's form as fwc predicts it. Whether the kernel agrees shows after the commit, when they are read
+/// back.
 pub(super) fn printed(payload: &Payload) -> Result<Rehearsed, Error> {
     let mut printed = Rehearsed {
         sets: payload.sets.clone(),

@@ -1,9 +1,9 @@
-//! The process that takes a change back when fwc dies or nobody confirms in time.
+//! The watchdog: a process that reverts a change if fwc dies or nobody confirms in time.
 //!
-//! fwc starts itself again. That process makes a session of its own and takes no notice of SIGHUP, SIGTERM, SIGINT and
-//! SIGQUIT: a closed terminal or a dropped connection does not end it. A pipe tells it when fwc dies; the journal tells it
-//! how far the change is. It is two processes: one that works, and one that only waits and starts the first again when
-//! something kills it, be it in the middle of taking back.
+//! fwc starts itself again. That process has a session of its own and ignores SIGHUP, SIGTERM, SIGINT and SIGQUIT, so that
+//! neither a closed terminal nor a lost connection ends it. A pipe that closes shows it that fwc died; the journal shows how
+//! far the change is. It is two processes: a worker, and a supervisor that only waits and starts the worker again if something
+//! kills it, even while it reverts the change.
 
 use std::env;
 use std::fs;
@@ -20,7 +20,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::clock;
 use super::error::Error;
-use super::lock::Others;
+use super::lock::HolderAction;
 use super::records::JournalStep;
 use super::recover::recover;
 use super::store::Store;
@@ -32,13 +32,13 @@ use crate::live::{self, Backend, NamespaceId, Real};
 /// The hidden command that runs it.
 pub const COMMAND: &str = "__watchdog";
 
-/// How often it looks.
+/// How often it reads the journal.
 const TICK: Duration = Duration::from_millis(50);
 
-/// After so many failures, a second apart, it gives up: the next fwc goes on.
+/// After so many failures, a second apart, it gives up, and leaves the change to the next fwc.
 const ATTEMPTS: usize = 3600;
 
-/// What it is told.
+/// What the watchdog must know, as its argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Order {
     state_dir: PathBuf,
@@ -53,14 +53,14 @@ pub struct Watchdog {
     state_dir: PathBuf,
     persist_dir: PathBuf,
     backend: Option<Backend>,
-    /// Its input stays open while this process lives.
+    /// The process. Its input is a pipe that closes when this process dies.
     child: Option<Child>,
-    /// The unit of systemd that ends with this process, where there is one.
+    /// The systemd unit that ends together with this process, if there is one.
     unit: Option<String>,
 }
 
 impl Watchdog {
-    /// Nothing is started yet. The paths must be absolute.
+    /// Starts nothing yet. The paths must be absolute.
     pub fn new(state_dir: PathBuf, persist_dir: PathBuf, backend: Option<Backend>) -> Self {
         Self {
             state_dir,
@@ -71,12 +71,12 @@ impl Watchdog {
         }
     }
 
-    /// Makes sure that the watchdog outlives this process: where systemd would end it with the unit that this process is in, the unit
-    /// that it gets instead, in words.
+    /// Makes sure that the watchdog outlives this process. If systemd would end it together with the unit of this process, it will
+    /// get a unit of its own: returns a text that says so.
     ///
     /// # Errors
     ///
-    /// Something ends it with this process, and it cannot be helped.
+    /// The watchdog would end together with this process in any case.
     pub fn prepare(&mut self) -> Result<Option<String>, Error> {
         match lifetime::of_children() {
             Lifetime::TheirOwn => Ok(None),
@@ -131,11 +131,12 @@ impl Watchdog {
     }
 }
 
-/// The one that waits.
+/// The argument of the supervisor.
 const SUPERVISE: &str = "supervise";
-/// The one that works.
+/// The argument of the worker.
 const WORK: &str = "work";
 
+/// The first word of the worker's answer, before its process id.
 const READY: &str = "ready";
 
 impl Guard for Watchdog {
@@ -144,21 +145,23 @@ impl Guard for Watchdog {
     }
 }
 
-/// What it does next.
+/// What the worker does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
+    /// Wait: nothing to do yet.
     Wait,
-    /// Take the change back, or complete it, as soon as the lock is free.
+    /// Revert the change, or complete it, as soon as the lock is free.
     Act,
-    /// The same, and end who keeps the lock: a fwc that is stopped, or that hangs.
+    /// The same, and end the fwc that keeps the lock: it is stopped, or hangs.
     Insist,
+    /// The change has ended.
     End,
 }
 
-/// How long after a deadline a fwc that works on the change may go on, in milliseconds: it takes the change back by itself.
+/// How long after a deadline the fwc that makes the change may continue, in milliseconds: it reverts the change by itself.
 const GRACE: u64 = 5_000;
 
-/// `last`: the last line of the journal, its number and step.
+/// Decides what to do. `last` are the number and the step of the last line of the journal, `now` is in milliseconds since boot.
 fn decide(last: Option<&(u64, JournalStep)>, number: u64, owner_is_gone: bool, now: u64) -> Next {
     let Some((_, step)) = last.filter(|(last, step)| *last == number && !step.is_end()) else {
         return Next::End;
@@ -190,36 +193,37 @@ pub fn run(arguments: &[String]) {
     }
 }
 
+/// Answers the process that started the watchdog.
 fn say(line: &str) {
     let mut out = io::stdout().lock();
-    // Who does not hear it does not go on.
+    // If that process does not get the answer, it does not begin the change.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// Takes no notice of what ends other processes.
-fn stand_firm() -> io::Result<()> {
+/// Makes this process ignore the signals that end others.
+fn ignore_signals() -> io::Result<()> {
     let ignored = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ignored))?;
     }
-    // Hard to kill for want of memory: it holds little, and much hangs on it.
+    // Among the last to be killed if memory runs out: it needs little, and without it nobody reverts the change.
     let _ = fs::write("/proc/self/oom_score_adj", "-900");
     Ok(())
 }
 
 /// Starts the worker, and starts it again when it is killed.
 fn supervise(order: &str) -> io::Result<()> {
-    // An error says that it leads a session already.
+    // An error means that this process leads a session already.
     let _ = rustix::process::setsid();
-    stand_firm()?;
+    ignore_signals()?;
     let own = env::current_exe()?;
-    // The copy stays open in the worker, too: as long as one of them lives, the change is guarded.
+    // The worker inherits the copy: as long as one of the two lives, the change counts as guarded.
     let guard = store_of(&serde_json::from_str(order)?)?.guard();
     let guard = guard.map_err(|error| io::Error::other(error.to_string()))?;
     let _inherited = rustix::io::dup(&guard)?;
     let mut command: Command = live::own_command(&own);
     for _ in 0..ATTEMPTS {
-        // The worker hears of fwc's death by the same pipe.
+        // The worker inherits the pipe that closes when fwc dies.
         let status = command.args([COMMAND, WORK, order]).status()?;
         if status.success() {
             return Ok(());
@@ -237,7 +241,7 @@ fn store_of(order: &Order) -> io::Result<Store> {
 }
 
 fn work(order: &str) -> io::Result<()> {
-    stand_firm()?;
+    ignore_signals()?;
     let order: Order = serde_json::from_str(order)?;
     let store = store_of(&order)?;
     let mut host =
@@ -269,7 +273,7 @@ fn watch(order: &Order, store: &Store, host: &mut Real, owner_is_gone: &AtomicBo
     };
     loop {
         let Some(step) = next() else {
-            // Such as a folder that is another user's just now: it may be root's again.
+            // The journal cannot be read, for example because its folder belongs to another user for now.
             attempts += 1;
             if attempts == ATTEMPTS {
                 return;
@@ -281,11 +285,11 @@ fn watch(order: &Order, store: &Store, host: &mut Real, owner_is_gone: &AtomicBo
             Next::End => return,
             Next::Wait => thread::sleep(TICK),
             Next::Act | Next::Insist => {
-                // Others may be at it: under the lock the journal is read again.
+                // Another fwc may be ending the change: under the lock, `recover` reads the journal again.
                 let lock = store.lock_unless(host, |pid| match next() {
-                    Some(Next::Insist) => Ok(Others::End),
+                    Some(Next::Insist) => Ok(HolderAction::End),
                     Some(Next::End) => Err(Error::Locked { pid }),
-                    Some(Next::Wait | Next::Act) | None => Ok(Others::Wait),
+                    Some(Next::Wait | Next::Act) | None => Ok(HolderAction::Wait),
                 });
                 let ended = lock.and_then(|_lock| recover(host, store).map(drop));
                 if ended.is_err() {

@@ -357,10 +357,7 @@ fn held_lock_names_its_holder(backend: Backend) -> Result {
     fs::write(&path, format!("{own}\n")).unwrap();
     let refused = ns.apply("ssh.toml", &[]).expect(1);
     assert!(
-        refused
-            .err
-            .contains("holds the lock of fwc and is not fwc")
-            && refused.err.contains(&own),
+        refused.err.contains("holds the lock of fwc and is not fwc") && refused.err.contains(&own),
         "{}",
         refused.err
     );

@@ -247,8 +247,7 @@ fn failed_hook_is_told_and_owed(backend: Backend) -> Result {
         &["status"],
     ] {
         let told = ns.kept(command).expect(1);
-        let why =
-            "not a valid record of fwc: the program is neither a name nor an absolute path";
+        let why = "not a valid record of fwc: the program is neither a name nor an absolute path";
         assert!(told.err.contains(why), "{}", told.err);
     }
     fs::remove_file(&path).unwrap();
@@ -300,7 +299,9 @@ fn plan_holds_the_hooks(backend: Backend) -> Result {
     policy(&ns, "fwc.toml", 80, &["another"]);
     let refused = ns.apply("fwc.toml", &["--plan", "plan.json"]).expect(1);
     assert!(
-        refused.err.contains("the files for the next boot or the hooks differ"),
+        refused
+            .err
+            .contains("the files for the next boot or the hooks differ"),
         "{}",
         refused.err
     );

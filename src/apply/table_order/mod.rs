@@ -1,10 +1,10 @@
-//! Tables that depend on each other, changed in three phases.
+//! Changes tables that depend on each other in three phases.
 //!
-//! Each table is a commit of its own. Between the one of `nat` and the one of `filter` a packet would meet the new
-//! translation and the old filter, and be lost though the old rules and the new ones let it through. So the filter goes first
-//! to a [`TransitionFilter`], which lets through what the old or the new filter does, then the other tables change, then the filter.
-//! Where a packet would get through in between that neither ruleset lets through, the bridge is the one that lets through
-//! what both filters do. Others' rules stand in every state as they are live.
+//! The kernel commits each table by itself. Between the commit of `nat` and that of `filter` a packet would meet the new
+//! translation and the old filter, and be lost although both the old rules and the new ones accept it. So first the filter
+//! table becomes a [`TransitionFilter`], which accepts what the old filter or the new one accepts; then the other tables change,
+//! then the filter table. If a packet could pass in between that neither ruleset accepts, the transition filter is the one that
+//! accepts only what both filters accept. Other programs' rules are in every state as they are live.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::iptables::{ParseError, Rule, Ruleset, TableName};
 use crate::live::LiveRuleset;
 use crate::net::{Family, Hook};
 
-/// Whether the change of these tables needs the three phases.
+/// Returns `true` if a change of these tables needs the three phases.
 pub fn depend(changed: &[TableName]) -> bool {
     let filter = changed.contains(&TableName::Filter);
     filter && changed.len() > 1
@@ -26,33 +26,34 @@ pub fn depend(changed: &[TableName]) -> bool {
 /// What may happen to new connections for some milliseconds, while the tables of a family change one after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The family.
+    /// The family of the tables.
     pub family: Family,
-    /// Whether the filter has a step between the old rules and the new ones. It has none where only the kernel understands it.
+    /// Whether there is a transition filter. There is none if fwc cannot read a rule of the filter table.
     pub is_bridged: bool,
-    /// Whether some may get through that neither ruleset lets through, or nobody can tell. In any case some may be lost that
-    /// both let through.
+    /// Whether connections may begin that neither ruleset accepts, or fwc cannot tell. In any case some may be lost that both
+    /// accept.
     pub may_open: bool,
 }
 
 /// A change of the tables of one family that depend on each other.
 #[derive(Clone, Copy, Debug)]
-pub struct Crossing<'a> {
-    /// Which parts are fwc's.
+pub struct DependentTables<'a> {
+    /// fwc's parts of the tables.
     pub owned: &'a Owned,
-    /// Which family.
+    /// The family of the tables.
     pub family: Family,
-    /// All rules as they are, others' too.
+    /// All live rules.
     pub live: &'a LiveRuleset,
-    /// The same, as they will be.
+    /// All rules after the change.
     pub target: &'a LiveRuleset,
-    /// The tables that change, in their order.
+    /// The tables that change, in the order of their commits.
     pub changed: &'a [TableName],
 }
 
-impl Crossing<'_> {
-    /// The step in between, and what the packet engine sees it do to packets, or cannot rule out.
-    pub fn bridge(&self) -> (Option<TransitionFilter>, Option<Gap>) {
+impl DependentTables<'_> {
+    /// Returns the transition filter, `None` if there can be none, and what the change may do to new connections by the packet
+    /// engine; `None` if it does nothing to them.
+    pub fn transition(&self) -> (Option<TransitionFilter>, Option<Gap>) {
         let judge = Judge::new(self);
         let gap = |is_bridged, may_open| Gap {
             family: self.family,
@@ -76,12 +77,13 @@ impl Crossing<'_> {
             }
             _ => {}
         }
-        // Where nobody can tell, too: rather a packet lost for an instant than one let through.
+        // Also if the engine gives up: a packet lost for an instant is better than one that nobody accepts and that passes.
         let seen = judge.look(Some(&both));
         let opens = seen.map_or_else(|| !self.is_argued(&both), |seen| seen.opens);
         (Some(both), Some(gap(true, opens)))
     }
 
+    /// Returns the transition filter of this width.
     fn between(
         &self,
         width: TransitionWidth,
@@ -91,20 +93,20 @@ impl Crossing<'_> {
         TransitionFilter::between(&old, &new, self.family, width, self.owned.rest())
     }
 
-    /// Whether nothing can get through where the engine cannot tell: a filter that lets through what both sides do, and no
-    /// more, stands beside the old other table or the new one.
+    /// Returns `true` if nothing can pass that neither ruleset accepts, for a change that the engine cannot decide: the transition
+    /// filter accepts only what both filters accept, and it meets one other table, which is the old one or the new one.
     fn is_argued(&self, both: &TransitionFilter) -> bool {
         let (owned, family) = (self.owned, self.family);
         let placed = owned.with(family, self.live, &owned.of(family, self.live));
         both.is_understood() && self.changed.len() == 2 && placed.normal() == self.live.normal()
     }
 
-    /// The rules after each step but the last.
-    fn states(&self, bridge: Option<&TransitionFilter>) -> Vec<LiveRuleset> {
+    /// Returns the rules after each step except the last.
+    fn states(&self, filter: Option<&TransitionFilter>) -> Vec<LiveRuleset> {
         let mut state = self.live.clone();
         let mut states = Vec::new();
-        if let Some(bridge) = bridge {
-            let whole = self.owned.with(self.family, self.live, &bridge.ours);
+        if let Some(filter) = filter {
+            let whole = self.owned.with(self.family, self.live, &filter.ours);
             *state.table_mut(TableName::Filter) = whole.table(TableName::Filter);
             states.push(state.clone());
         }
@@ -120,48 +122,50 @@ impl Crossing<'_> {
     }
 }
 
-/// What a change does on its way.
+/// What a change does to packets between its steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Seen {
-    /// Some packet gets through that neither ruleset lets through.
+    /// Some packet passes that neither ruleset accepts.
     opens: bool,
-    /// Some packet does not that both let through.
+    /// Some packet is lost that both rulesets accept.
     loses: bool,
 }
 
-/// The packet engine, with what both rulesets let through.
+/// The packet engine, with the packets that the two rulesets accept.
 struct Judge<'a> {
-    crossing: &'a Crossing<'a>,
+    change: &'a DependentTables<'a>,
     space: Space,
-    /// By hook.
+    /// The packets that one of the rulesets accepts, by hook.
     either: Vec<Set>,
+    /// The packets that both rulesets accept, by hook.
     both: Vec<Set>,
 }
 
 const HOOKS: [Hook; 3] = [Hook::Input, Hook::Forward, Hook::Output];
 
 impl<'a> Judge<'a> {
-    /// `None` where the engine has no answer.
-    fn new(crossing: &'a Crossing<'a>) -> Option<Self> {
-        let space = Space::with_budget(crossing.family, BUDGET);
-        let old = let_through(&space, crossing.live, None).ok()?;
-        let new = let_through(&space, crossing.target, None).ok()?;
+    /// `None` if the engine gives up.
+    fn new(change: &'a DependentTables<'a>) -> Option<Self> {
+        let space = Space::with_budget(change.family, BUDGET);
+        let old = let_through(&space, change.live, None).ok()?;
+        let new = let_through(&space, change.target, None).ok()?;
         let pairs = || old.iter().zip(&new);
         let either: Result<Vec<Set>, GaveUp> = pairs().map(|(a, b)| space.or(*a, *b)).collect();
         let both: Result<Vec<Set>, GaveUp> = pairs().map(|(a, b)| space.and(*a, *b)).collect();
         let (either, both) = (either.ok()?, both.ok()?);
         Some(Self {
-            crossing,
+            change,
             space,
             either,
             both,
         })
     }
 
-    fn look(&self, bridge: Option<&TransitionFilter>) -> Option<Seen> {
+    /// Checks the rules between the steps; `None` if the engine gives up.
+    fn look(&self, filter: Option<&TransitionFilter>) -> Option<Seen> {
         let mut seen = Seen::default();
-        for state in self.crossing.states(bridge) {
-            let through = let_through(&self.space, &state, bridge).ok()?;
+        for state in self.change.states(filter) {
+            let through = let_through(&self.space, &state, filter).ok()?;
             for (index, through) in through.into_iter().enumerate() {
                 let within = |a, b| self.space.is_subset(a, b).ok();
                 seen.opens |= !within(through, self.either[index])?;
@@ -172,21 +176,21 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// The packets that may get through, by hook.
+/// Returns the packets that the rules may accept, by hook.
 fn let_through(
     space: &Space,
     dump: &LiveRuleset,
-    bridge: Option<&TransitionFilter>,
+    filter: Option<&TransitionFilter>,
 ) -> Result<Vec<Set>, GapUnknown> {
     let ruleset = Ruleset::from_text(&dump.normal(), space.family())?;
     let mut by_line = HashMap::new();
     for table in &ruleset.tables {
         let own = origins(table, space.family());
         for chain in &table.chains {
-            for (place, rule) in chain.rules.iter().enumerate() {
-                let copied = bridge.filter(|_| table.name == TableName::Filter);
-                let copied = copied.and_then(|bridge| bridge.origin(&chain.name, place));
-                let origin = copied.or_else(|| own.get(&(&*chain.name, place)));
+            for (index, rule) in chain.rules.iter().enumerate() {
+                let copied = filter.filter(|_| table.name == TableName::Filter);
+                let copied = copied.and_then(|filter| filter.origin(&chain.name, index));
+                let origin = copied.or_else(|| own.get(&(&*chain.name, index)));
                 by_line.extend(origin.map(|origin| (rule.line, origin.clone())));
             }
         }
@@ -206,22 +210,22 @@ fn let_through(
     sets.into_iter().collect()
 }
 
-/// About a second.
+/// The limits of the packet engine: about a second.
 const BUDGET: Budget = Budget {
     edges: 6_000_000,
     steps: 40_000_000,
 };
 
-/// Why nobody can tell.
+/// Why the packet engine cannot tell what the rules accept.
 #[derive(Debug, thiserror::Error)]
 enum GapUnknown {
-    /// A rule that only the kernel understands.
+    /// fwc cannot read a rule.
     #[error(transparent)]
     Invalid(#[from] ParseError),
-    /// The analysis has no answer.
+    /// The engine has no model of a rule.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// It is too large.
+    /// The rules are too large for the limits.
     #[error(transparent)]
     GaveUp(#[from] GaveUp),
 }

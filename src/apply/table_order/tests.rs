@@ -1,4 +1,4 @@
-use super::{Crossing, Gap};
+use super::{DependentTables, Gap};
 use crate::apply::owned::Owned;
 use crate::apply::patch;
 use crate::iptables::TableName;
@@ -21,15 +21,15 @@ fn crossed(ownership: &Ownership, live: &LiveRuleset, new: &str) -> (LiveRuleset
     let owned = owned(ownership);
     let target = owned.with(Family::V4, live, &dump(new));
     let changed = patch::changed(live, &target, owned.tables(Family::V4));
-    let crossing = Crossing {
+    let change = DependentTables {
         owned: &owned,
         family: Family::V4,
         live,
         target: &target,
         changed: &changed,
     };
-    let (bridge, gap) = crossing.bridge();
-    (bridge.unwrap().ours, gap)
+    let (filter, gap) = change.transition();
+    (filter.unwrap().ours, gap)
 }
 
 /// The same from fwc's parts `old`, where others have these rules in the filter.
@@ -98,7 +98,7 @@ fn shared(translated: u16, open: u16) -> String {
 const DOCKER: &str = ":FORWARD DROP [0:0]\n:DOCKER - [0:0]\n-A FORWARD -o docker0 -j DOCKER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT\n";
 
 #[test]
-fn engine_tells_whether_a_bridge_opens() {
+fn engine_tells_whether_a_filter_opens() {
     // Each translates to what it lets through.
     let alike = |write: fn(u16, u16) -> String| (write(8080, 8080), write(8081, 8081));
     // Each translates to what the other one alone lets through: in between port 80 would be open.
@@ -162,8 +162,8 @@ fn what_stands_before_fwc_counts() {
         "-A FORWARD -j FWC-FORWARD\n",
         "-A FORWARD -s 10.0.0.66/32 -j DROP\n-A FORWARD -j FWC-FORWARD\n",
     );
-    let (bridge, gap) = crossed(&Ownership::Shared, &dump(&moved), &shared(8081, 8081));
-    let old = bridge.chain(TableName::Filter, "FWC-FORWARD").unwrap();
+    let (filter, gap) = crossed(&Ownership::Shared, &dump(&moved), &shared(8081, 8081));
+    let old = filter.chain(TableName::Filter, "FWC-FORWARD").unwrap();
     // It goes on from the old rules, though their jump stood elsewhere.
     assert!(old.rules[0].spec.contains("--dport 8080"), "{old:?}");
     // To port 8080 of the server itself that host comes in neither, but would by what either of fwc's rules do.

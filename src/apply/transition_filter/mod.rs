@@ -1,6 +1,7 @@
-//! A filter table between an old one and a new one: it asks the old rules, and where these are not enough, the new ones.
+//! The transition filter: a filter table between an old one and a new one. It runs the old rules, then the new rules on the
+//! packets that the old ones do not decide alone.
 //!
-//! Only fwc's rules are in it. Where others have rules, too, what fwc's leave undecided is theirs to decide, as before and
+//! It has only fwc's rules. In shared mode, packets that these do not decide go on to other programs' rules, as before and
 //! afterwards.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,14 +13,13 @@ use crate::iptables::{
 use crate::live::{DumpError, LiveRuleset};
 use crate::net::Family;
 
-/// What a bridge lets through.
+/// What a transition filter accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransitionWidth {
-    /// What the old rules or the new ones do.
-    ///
-    /// Beside others not all of it: what the old rules leave to them, the new ones may refuse.
+    /// What the old rules or the new ones accept. In shared mode not all of it: the new rules may drop packets that the old ones
+    /// leave to other programs' rules.
     Either,
-    /// What both do; beside others perhaps less.
+    /// What both accept; in shared mode perhaps less.
     Both,
 }
 
@@ -34,19 +34,19 @@ pub enum Unreadable {
     Filter(#[from] DumpError),
 }
 
-/// fwc's part of the filter table in between.
+/// fwc's part of a filter table between an old one and a new one.
 #[derive(Clone, Debug)]
 pub struct TransitionFilter {
-    /// The chains.
+    /// Its chains.
     pub ours: LiveRuleset,
-    /// What the conditions of copied rules are called, by chain and place: as in the rules that they are copies of.
+    /// The names of the conditions of copied rules, by chain and index: those of the rules that they are copies of.
     copies: BTreeMap<(Box<str>, usize), String>,
-    /// Whether each packet is decided by rules that are understood.
+    /// Whether the packet engine has a model of every target.
     is_understood: bool,
 }
 
 impl TransitionFilter {
-    /// The bridge between fwc's parts of two rulesets, which refuses what `new` refuses in the words of `new`.
+    /// Returns the transition filter between fwc's parts of two rulesets. A packet that `new` rejects is rejected as `new` does it.
     pub fn between(
         old: &LiveRuleset,
         new: &LiveRuleset,
@@ -73,23 +73,24 @@ impl TransitionFilter {
         builder.build(&old, &new, family, width)
     }
 
-    /// Whether the rules alone show that a bridge of [`TransitionWidth::Both`] lets through nothing that one side does not.
+    /// Returns `true` if, by its construction alone, a filter of [`TransitionWidth::Both`] accepts nothing that one side does not.
     pub fn is_understood(&self) -> bool {
         self.is_understood
     }
 
-    /// What the conditions of a rule are called; `None` where it is no copy.
-    pub fn origin(&self, chain: &str, place: usize) -> Option<&String> {
-        self.copies.get(&(chain.into(), place))
+    /// Returns the name of the conditions of a rule; `None` if it is not a copy.
+    pub fn origin(&self, chain: &str, index: usize) -> Option<&String> {
+        self.copies.get(&(chain.into(), index))
     }
 }
 
-/// What the conditions of a ruleset's rules are called that have a memory, or that nobody understands: by chain and place.
+/// Names the conditions that have a state, such as rates, or of which the engine has no model, by chain and index. Equal names mean
+/// that two rules match the same packets at the same time.
 pub fn origins(table: &Table, family: Family) -> HashMap<(&str, usize), String> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut all = HashMap::new();
     for chain in &table.chains {
-        for (place, rule) in chain.rules.iter().enumerate() {
+        for (index, rule) in chain.rules.iter().enumerate() {
             let opaque = |one: &Match| matches!(one, Match::Other(_) | Match::Unknown(_));
             if !rule.matches.iter().any(opaque) {
                 continue;
@@ -98,13 +99,13 @@ pub fn origins(table: &Table, family: Family) -> HashMap<(&str, usize), String> 
             let name = format!("{} {}: {conditions}", table.name.as_str(), chain.name);
             let copy = seen.entry(name.clone()).or_default();
             *copy += 1;
-            all.insert((&*chain.name, place), format!("{name} ({copy})"));
+            all.insert((&*chain.name, index), format!("{name} ({copy})"));
         }
     }
     all
 }
 
-/// The old rules, or the new ones.
+/// The old filter table, or the new one.
 struct Side<'a> {
     table: &'a Table,
     origins: HashMap<(&'a str, usize), String>,
@@ -118,14 +119,14 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// A base chain, or the chain that does all its work.
+    /// Returns a base chain, or the chain that it calls for every packet if it does nothing else.
     fn top(&self, base: &str) -> Option<&'a Chain> {
         let base = self.table.chain(base)?;
         let called = leads_to(base).and_then(|name| self.table.chain(name));
         Some(called.unwrap_or(base))
     }
 
-    /// Whether some packet may come back from a chain to where it was called.
+    /// Returns `true` if some packet may return from a chain to the rule that called it.
     fn returns(&self, name: &str) -> bool {
         let Some(chain) = self.table.chain(name) else {
             return true;
@@ -146,7 +147,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The chain that a base chain calls for every packet, doing nothing else.
+/// Returns the chain that a base chain calls for every packet, if it does nothing else.
 fn leads_to(base: &Chain) -> Option<&str> {
     match &base.rules[..] {
         [rule] if rule.matches.is_empty() => match &rule.target {
@@ -157,7 +158,7 @@ fn leads_to(base: &Chain) -> Option<&str> {
     }
 }
 
-/// Whether two tables do the same at a chain, rule by rule.
+/// Returns `true` if a chain and the chains that it calls have the same rules in two tables.
 fn is_same(old: &Table, new: &Table, name: &str, seen: &mut BTreeSet<Box<str>>) -> bool {
     if !seen.insert(name.into()) {
         return true;
@@ -180,19 +181,19 @@ fn is_same(old: &Table, new: &Table, name: &str, seen: &mut BTreeSet<Box<str>>) 
         })
 }
 
-/// What becomes of the verdicts of one side.
+/// How the copy of a rule changes its verdict.
 #[derive(Clone)]
 struct Mode {
-    /// The target in place of what throws the packet away; `None` leaves it.
+    /// The target in index of DROP and REJECT; `None` keeps them.
     refused: Option<Target>,
-    /// The target in place of what lets it through; `None` leaves it.
+    /// The target in index of ACCEPT; `None` keeps it.
     accepted: Option<Target>,
-    /// The target for what is left undecided.
+    /// The target of packets that no rule decides.
     rest: Target,
 }
 
 impl Mode {
-    /// `undecided` is what becomes of it where others decide the rest.
+    /// `undecided` is the target of packets that no rule decides, if other programs' rules follow.
     fn new(
         (base, rest): (&Chain, Fallthrough),
         refused: Option<Target>,
@@ -214,14 +215,14 @@ impl Mode {
     }
 }
 
-/// A rule, and what its conditions are called where it is a copy.
+/// A rule, and the name of its conditions if it is a copy.
 type Step = (Rule, Option<String>);
 
 struct Builder {
     rest: Fallthrough,
     /// The chains made so far.
     made: Vec<(Box<str>, Vec<Step>)>,
-    /// Names that chains have.
+    /// The names that chains have already.
     taken: BTreeSet<Box<str>>,
 }
 
@@ -246,7 +247,7 @@ impl Builder {
                 continue;
             }
             let steps = self.cross(old, new, (old_base, new_base), width);
-            // Beside others the jump stays where it is.
+            // In shared mode the jump to fwc's chain stays where it is, so that other programs' rules keep their order.
             let entry = [(old, old_base), (new, new_base)]
                 .into_iter()
                 .find_map(|(side, base)| {
@@ -263,7 +264,7 @@ impl Builder {
             };
             base.rules = vec![plain(Target::Jump(entry)).0];
         }
-        // What stays in use later keeps its place and its counters.
+        // Keep the old chains too: rules that the target has again then keep their counters.
         let is_kept = |chain: &&Chain| {
             chain.policy.is_none() && self.made.iter().all(|(name, _)| *name != chain.name)
         };
@@ -273,8 +274,8 @@ impl Builder {
         let mut copies = BTreeMap::new();
         for (name, steps) in self.made {
             let mut chain = Chain::new(&name, None);
-            for (place, (rule, origin)) in steps.into_iter().enumerate() {
-                copies.extend(origin.map(|origin| ((name.clone(), place), origin)));
+            for (index, (rule, origin)) in steps.into_iter().enumerate() {
+                copies.extend(origin.map(|origin| ((name.clone(), index), origin)));
                 chain.rules.push(rule);
             }
             table.chains.push(chain);
@@ -292,7 +293,7 @@ impl Builder {
         })
     }
 
-    /// What is done at a base chain.
+    /// Returns the rules for a base chain: the old ones, which go on to copies of the new ones.
     fn cross(
         &mut self,
         old: &Side<'_>,
@@ -307,7 +308,7 @@ impl Builder {
         let base = (old_base, rest);
         let before = match (width, rest) {
             (TransitionWidth::Either, _) => Mode::new(base, Some(next.clone()), None, next),
-            // What the old rules leave to others, these may let through unless the new ones refuse it.
+            // A packet that the old rules leave to other programs' rules may be accepted there, unless the new rules drop it.
             (TransitionWidth::Both, Fallthrough::Others) => {
                 let closing =
                     Mode::new((new_base, rest), None, Some(Target::Return), Target::Return);
@@ -322,28 +323,28 @@ impl Builder {
         self.top(old, old_base, &before)
     }
 
-    /// A chain with these rules; its name.
+    /// Adds a chain with these rules, and returns its name.
     fn add(&mut self, steps: Vec<Step>) -> Box<str> {
         let mut numbers = 1_usize..;
         let name = numbers.find_map(|number| {
             let name: Box<str> = format!("FWC-~{number}").into();
             self.taken.insert(name.clone()).then_some(name)
         });
-        // There are more numbers than chains.
+        // There are more numbers than chains, so that one is always free.
         let name = name.unwrap_or_default();
         self.made.push((name.clone(), steps));
         name
     }
 
-    /// The rules of a base chain, at whose end nothing is left to decide.
+    /// Copies the rules of a base chain, and decides the rest of the packets at its end.
     fn top(&mut self, side: &Side<'_>, base: &Chain, mode: &Mode) -> Vec<Step> {
         let mut copies = BTreeMap::new();
         let mut steps = Vec::new();
         let chain = side.top(&base.name).unwrap_or(base);
-        for (place, rule) in chain.rules.iter().enumerate() {
+        for (index, rule) in chain.rules.iter().enumerate() {
             let target = match &rule.target {
                 Target::Return => mode.rest.clone(),
-                // What comes back from there is left undecided.
+                // A packet that returns from there is not decided yet.
                 Target::Goto(name) if side.returns(name) => {
                     let inner = self.copy(side, name, mode, &mut copies);
                     let steps = [Target::Jump(inner), mode.rest.clone()];
@@ -351,13 +352,13 @@ impl Builder {
                 }
                 target => self.target(side, target, mode, &mut copies),
             };
-            steps.push(side.step((chain, place), rule, target));
+            steps.push(side.step((chain, index), rule, target));
         }
         steps.push(plain(mode.rest.clone()));
         steps
     }
 
-    /// A copy of a user's chain; its name.
+    /// Copies a user-defined chain, and returns the name of the copy.
     fn copy(
         &mut self,
         side: &Side<'_>,
@@ -370,9 +371,9 @@ impl Builder {
         }
         let mut steps = Vec::new();
         if let Some(chain) = side.table.chain(name) {
-            for (place, rule) in chain.rules.iter().enumerate() {
+            for (index, rule) in chain.rules.iter().enumerate() {
                 let target = self.target(side, &rule.target, mode, copies);
-                steps.push(side.step((chain, place), rule, target));
+                steps.push(side.step((chain, index), rule, target));
             }
         }
         let copy = self.add(steps);
@@ -380,6 +381,7 @@ impl Builder {
         copy
     }
 
+    /// Returns the target of the copy of a rule.
     fn target(
         &mut self,
         side: &Side<'_>,
@@ -395,7 +397,7 @@ impl Builder {
             Target::Jump(name) if side.returns(name) => {
                 Target::Jump(self.copy(side, name, mode, copies))
             }
-            // Whatever leads out of a chain that nothing comes back from leads out of this one, too.
+            // No packet returns from there, so that a goto does the same as a jump.
             Target::Jump(name) | Target::Goto(name) => {
                 Target::Goto(self.copy(side, name, mode, copies))
             }
@@ -405,13 +407,13 @@ impl Builder {
 }
 
 impl Side<'_> {
-    fn step(&self, (chain, place): (&Chain, usize), rule: &Rule, target: Target) -> Step {
-        let origin = self.origins.get(&(&*chain.name, place)).cloned();
+    fn step(&self, (chain, index): (&Chain, usize), rule: &Rule, target: Target) -> Step {
+        let origin = self.origins.get(&(&*chain.name, index)).cloned();
         (with_target(rule, target), origin)
     }
 }
 
-/// How many rules of a table lead to a chain.
+/// Returns how many rules of a table lead to a chain.
 fn called(table: &Table, name: &str) -> usize {
     let rules = table.chains.iter().flat_map(|chain| &chain.rules);
     rules
@@ -422,7 +424,7 @@ fn called(table: &Table, name: &str) -> usize {
         .count()
 }
 
-/// Whether a target does with a packet what the bridge takes it to do; others may let it through or not.
+/// Returns `true` if fwc knows what a target does to packets. Of the others nobody knows whether they accept.
 fn is_understood(target: &Target) -> bool {
     !matches!(
         target,

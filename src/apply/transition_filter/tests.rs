@@ -10,7 +10,7 @@ use crate::resolve::Ownership;
 
 const CHAINS: [BaseChain; 3] = [BaseChain::Input, BaseChain::Forward, BaseChain::Output];
 
-/// The packets that a filter lets through at a base chain, by the engine.
+/// The packets that a filter accepts at a base chain, by the engine.
 fn accepted(space: &Space, dump: &LiveRuleset, chain: BaseChain) -> Set {
     let ruleset = Ruleset::from_text(&dump.normal(), Family::V4).unwrap();
     let behaviour = Behaviour::of(space, &ruleset, &Reading::default()).unwrap();
@@ -33,17 +33,17 @@ fn between(
     width: TransitionWidth,
     rest: Fallthrough,
 ) -> LiveRuleset {
-    let bridge = TransitionFilter::between(old, new, Family::V4, width, rest).unwrap();
-    bridge.ours
+    let filter = TransitionFilter::between(old, new, Family::V4, width, rest).unwrap();
+    filter.ours
 }
 
 const OLD: &str = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:old - [0:0]\n:same - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -p tcp -g old\n-A INPUT -j same\n-A INPUT -p udp -j RETURN\n-A INPUT -s 192.0.2.0/24 -j ACCEPT\n-A FORWARD -d 10.0.0.1/32 -j ACCEPT\n-A FORWARD -d 10.0.0.0/8 -j REJECT\n-A FORWARD -i eth0 -j ACCEPT\n-A OUTPUT -d 192.0.2.66/32 -j DROP\n-A old -p tcp -m tcp --dport 22 -j ACCEPT\n-A old -p tcp -m tcp --dport 23 -j RETURN\n-A same -s 198.51.100.0/24 -j DROP\nCOMMIT\n";
 const NEW: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT DROP [0:0]\n:same - [0:0]\n-A INPUT -j same\n-A INPUT -p tcp -m tcp --dport 22 -j DROP\n-A INPUT -s 203.0.113.0/24 -j DROP\n-A FORWARD -d 10.0.0.2/32 -j ACCEPT\n-A OUTPUT -d 192.0.2.0/24 -j ACCEPT\n-A OUTPUT -p udp -j RETURN\n-A same -p tcp -m tcp --dport 23 -j DROP\nCOMMIT\n";
 
-/// Alone the bridge is exact.
+/// Without other programs the filter is exact.
 fn assert_exact(old: &LiveRuleset, new: &LiveRuleset) {
     for width in [TransitionWidth::Either, TransitionWidth::Both] {
-        let bridge = between(old, new, width, Fallthrough::Policy);
+        let filter = between(old, new, width, Fallthrough::Policy);
         let space = Space::new(Family::V4);
         for chain in CHAINS {
             let of = |dump| accepted(&space, dump, chain);
@@ -52,16 +52,16 @@ fn assert_exact(old: &LiveRuleset, new: &LiveRuleset) {
                 TransitionWidth::Both => space.and(of(old), of(new)),
             };
             assert!(
-                of(&bridge) == wanted.unwrap(),
+                of(&filter) == wanted.unwrap(),
                 "{width:?} {chain:?}\n{}",
-                bridge.normal()
+                filter.normal()
             );
         }
     }
 }
 
 #[test]
-fn bridge_lets_through_what_either_or_what_both_do() {
+fn filter_accepts_what_either_or_both_sides_accept() {
     for (old, new) in [(OLD, NEW), (NEW, OLD), (OLD, OLD), ("", NEW), (OLD, "")] {
         assert_exact(&dump(old), &dump(new));
     }
@@ -71,13 +71,13 @@ fn bridge_lets_through_what_either_or_what_both_do() {
 fn base_chain_that_does_not_change_stays() {
     let (old, new) = (dump(OLD), dump(&OLD.replace("10.0.0.1/32", "10.0.0.9/32")));
     for width in [TransitionWidth::Either, TransitionWidth::Both] {
-        let bridge = between(&old, &new, width, Fallthrough::Policy);
+        let filter = between(&old, &new, width, Fallthrough::Policy);
         let rules = |dump: &LiveRuleset, chain| {
             let chain = dump.chain(TableName::Filter, chain).unwrap();
             chain.rules.clone()
         };
-        assert_eq!(rules(&bridge, "INPUT"), rules(&old, "INPUT"));
-        assert_ne!(rules(&bridge, "FORWARD"), rules(&old, "FORWARD"));
+        assert_eq!(rules(&filter, "INPUT"), rules(&old, "INPUT"));
+        assert_ne!(rules(&filter, "FORWARD"), rules(&old, "FORWARD"));
     }
 }
 
@@ -130,8 +130,8 @@ fn beside_others_it_opens_nothing_and_loses_nothing() {
             let live = owned.with(Family::V4, &others, old);
             let target = owned.with(Family::V4, &live, new);
             for width in [TransitionWidth::Either, TransitionWidth::Both] {
-                let bridge = between(old, new, width, Fallthrough::Others);
-                let all = owned.with(Family::V4, &live, &bridge);
+                let filter = between(old, new, width, Fallthrough::Others);
+                let all = owned.with(Family::V4, &live, &filter);
                 // Others' rules are as they were, byte for byte.
                 let none = owned.with(Family::V4, &all, &LiveRuleset::default());
                 assert_eq!(none.normal(), others.normal());
@@ -164,8 +164,8 @@ fn jump_stays_where_it_is() {
         parts(INPUT, FORWARD),
         parts(&INPUT.replace("22", "23"), FORWARD),
     );
-    let bridge = between(&old, &new, TransitionWidth::Either, Fallthrough::Others);
-    insta::assert_snapshot!(bridge.normal(), @r"
+    let filter = between(&old, &new, TransitionWidth::Either, Fallthrough::Others);
+    insta::assert_snapshot!(filter.normal(), @r"
     *filter
     :INPUT ACCEPT [0:0]
     :FORWARD ACCEPT [0:0]
@@ -247,12 +247,12 @@ fn any_others() -> impl Strategy<Value = LiveRuleset> {
 
 proptest! {
     #[test]
-    fn bridge_alone_is_exact(old in any_parts(), new in any_parts()) {
+    fn filter_without_other_programs_is_exact(old in any_parts(), new in any_parts()) {
         assert_exact(&old, &new);
     }
 
     #[test]
-    fn narrow_bridge_beside_others_opens_nothing(
+    fn narrow_filter_in_shared_mode_opens_nothing(
         old in any_parts(),
         new in any_parts(),
         others in any_others(),
@@ -260,8 +260,8 @@ proptest! {
         let owned = shared();
         let live = owned.with(Family::V4, &others, &old);
         let target = owned.with(Family::V4, &live, &new);
-        let bridge = between(&old, &new, TransitionWidth::Both, Fallthrough::Others);
-        let all = owned.with(Family::V4, &live, &bridge);
+        let filter = between(&old, &new, TransitionWidth::Both, Fallthrough::Others);
+        let all = owned.with(Family::V4, &live, &filter);
         let space = Space::new(Family::V4);
         let of = |dump| accepted(&space, dump, BaseChain::Input);
         let both = space.and(of(&live), of(&target)).unwrap();
