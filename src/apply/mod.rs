@@ -22,7 +22,7 @@
 //! 9. *The files for the next boot are old or new, never half written* ([`persist`]): they are on disk before the commit and
 //!    renamed after the confirmation, so a reboot before it brings the old firewall. Files that were there before fwc's first
 //!    apply are kept beside them.
-//! 10. *Do not lock the user out*: [`guard`] sends packets of the user's own connection, of a new one like it and of the
+//! 10. *Do not lock the user out*: [`guard`] follows packets of the user's own connection, of a new one like it and of the
 //!     tunnel that carries it through the new rules ([`Lockout`]).
 //! 11. *Hooks cannot fail a change*: [`hooks`] run once the change is kept, and it stays kept whatever they do
 //!     ([`run_owed`]). A hook that did not succeed is on disk, for a later fwc to run or to report.
@@ -32,9 +32,9 @@
 //!
 //! The files, from the bottom up; none imports from a file above it:
 //!
-//! - what is on disk: [`records`], written by [`disk`], [`journal`], [`history`], [`owed`], [`store`] and [`lock`];
 //! - pure functions on rules: [`patch`], [`owned`], [`inverse`], [`ownership`], [`transition_filter`], [`table_order`],
 //!   [`dominance`], [`drift`], [`loads`];
+//! - what is on disk: [`records`], written by [`disk`], [`journal`], [`history`], [`owed`], [`store`] and [`lock`];
 //! - the change: [`sets`], [`persist`], [`rehearsal`], [`mod@plan`], and on a plan [`guard`], [`close_connections`],
 //!   [`plan_file`];
 //! - what acts on it: [`undo`] (with [`blind`]), [`transaction`], [`mod@recover`], [`watchdog`], [`mod@boot`], [`mod@status`].
