@@ -184,9 +184,9 @@ fn is_same(old: &Table, new: &Table, name: &str, seen: &mut BTreeSet<Box<str>>) 
 /// How the copy of a rule changes its verdict.
 #[derive(Clone)]
 struct Mode {
-    /// The target in index of DROP and REJECT; `None` keeps them.
+    /// The target in place of DROP and REJECT; `None` keeps them.
     refused: Option<Target>,
-    /// The target in index of ACCEPT; `None` keeps it.
+    /// The target in place of ACCEPT; `None` keeps it.
     accepted: Option<Target>,
     /// The target of packets that no rule decides.
     rest: Target,
