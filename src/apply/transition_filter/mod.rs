@@ -84,8 +84,8 @@ impl TransitionFilter {
     }
 }
 
-/// Names the conditions that have a state, such as rates, or of which the engine has no model, by chain and index. Equal names mean
-/// that two rules match the same packets at the same time.
+/// Names the conditions that have a state, such as rates, or of which the engine has no model, by chain and index. Rules with
+/// equal names have the same condition for the engine.
 pub fn origins(table: &Table, family: Family) -> HashMap<(&str, usize), String> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut all = HashMap::new();
