@@ -124,7 +124,7 @@ fn rules_by_hand_meanwhile_are_seen(backend: Backend) -> Result {
         }
         apply.join().unwrap()
     });
-    let clear = is_clear(&ended) || ended.err.contains("other rules than it was given");
+    let clear = is_clear(&ended) || ended.err.contains("those that fwc loaded");
     assert!(clear, "{ended:?}");
     assert!(!is_open(&ns));
     // Whatever came of it, the next one ends it.

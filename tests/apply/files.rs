@@ -311,7 +311,9 @@ fn apply_without_scratch_namespaces_changes_nothing() -> Result {
     let ended = unshared(&bench, "-Urn", script)?.expect(0);
     assert_eq!(ended.out, "");
     assert!(
-        ended.err.contains("not tried first; nothing was changed"),
+        ended
+            .err
+            .contains("could not try first; nothing was changed"),
         "{}",
         ended.err
     );

@@ -172,7 +172,7 @@ fn keep_stray_stops(backend: Backend) -> Result {
     );
     let before = ns.saved();
     let refused = ns.apply("web.toml", &["--keep-stray"]).expect(1);
-    for words in ["-A INPUT -s 192.0.2.7/32 -j DROP", "leave out --keep-stray"] {
+    for words in ["-A INPUT -s 192.0.2.7/32 -j DROP", "without --keep-stray"] {
         assert!(refused.err.contains(words), "{words}: {}", refused.err);
     }
     assert_eq!(ns.saved(), before);

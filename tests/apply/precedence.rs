@@ -212,7 +212,7 @@ fn first_process(backend: Backend) -> Result {
     let shell = [&inside[..], &["/bin/sh", "-c", &script]].concat();
     for (arguments, code) in [(first, 1), (shell, 0)] {
         let ended = ns.run("unshare", &arguments, "").expect(code);
-        let words = "would die with fwc itself";
+        let words = "would die together with fwc";
         assert!(ended.err.contains(words), "{}", ended.err);
         assert_eq!(ns.saved(), before);
     }
