@@ -207,7 +207,7 @@ fn what_cannot_be_asked() {
         (
             &["--interfaces", "x"],
             1,
-            "x:1: a line is `eth1 = 10.0.0.0/8`",
+            "x:1: expected a line such as `eth1 = 10.0.0.0/8",
         ),
         (&["--live"], 64, "--live"),
         (&["fwc.toml"], 64, "POLICY"),
