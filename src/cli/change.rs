@@ -245,7 +245,7 @@ impl ChangeArgs {
             false => DeniedConnections::default(),
         };
         // The steps after the change is kept. The lock is free while hooks run: a slow hook must not keep anyone from changing
-        // or closing the firewall (docs/apply.md, Hooks).
+        // or closing the firewall (docs/guides/apply.md, Hooks).
         let finish = |done: &CommitReport, lock: Option<Lock>| {
             words.print_done(done, output);
             let closed = close_denied(&denied, output);
@@ -390,7 +390,7 @@ pub fn print_unchecked(client: &ClientConnection, output: &Output) {
 }
 
 /// Adds the open TCP connections to conntrack. Without entries their packets are not ESTABLISHED, and a stateful ruleset drops
-/// them until this host sends (docs/design/facts.md).
+/// them until this host sends (docs/internals/facts.md).
 fn warm(output: &Output) -> Result<(), Error> {
     let open = connection::established();
     let failures = connection::track(&open).map_err(Error::Live)?;

@@ -25,7 +25,7 @@ const PATIENCE: usize = 30_000;
 /// A network namespace with `lo` up and an xtables lock of its own.
 pub struct Namespace {
     file: File,
-    /// iptables-legacy's lock file is shared by all namespaces (docs/design/facts.md), so tests in parallel would wait for each
+    /// iptables-legacy's lock file is shared by all namespaces (docs/internals/facts.md), so tests in parallel would wait for each
     /// other. This one is unnamed, too.
     xtables_lock: File,
 }
