@@ -1,6 +1,7 @@
 //! fwc with one of iptables' tools replaced by a script that hangs, waits or lies: what tools do must not depend on luck.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -142,7 +143,10 @@ fn tools_end_with_the_watchdog(backend: Backend) -> Result {
     let line = text.lines().last().unwrap();
     let (start, rest) = line.split_once("\"deadline\":").unwrap();
     let (_, rest) = rest.split_once(',').unwrap();
-    fs::write(&journal, format!("{text}{start}\"deadline\":0,{rest}\n")).unwrap();
+    // Appended in one write: the watchdog, which reads it all the time, never sees half of a line or an empty file.
+    let line = format!("{start}\"deadline\":0,{rest}\n");
+    let mut journal = fs::OpenOptions::new().append(true).open(&journal).unwrap();
+    journal.write_all(line.as_bytes()).unwrap();
     until("its tool waits", || is_written(&ns, "waits"));
     let waiting = pid_in(&ns, "waits");
     fs::remove_file(ns.path("back")).unwrap();
