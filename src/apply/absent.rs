@@ -1,7 +1,7 @@
 //! Kernels without IPv4 or without IPv6: a policy that closes the missing family has nothing to load for it.
 
 use super::error::Error;
-use crate::live::preflight::Concern;
+use crate::live::Concern;
 use crate::live::{Host, LiveRule, LiveRuleset};
 use crate::net::{Family, PerFamily};
 

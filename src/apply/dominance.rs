@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::owned::Owned;
 use crate::analysis::{Budget, Reading, Space, shadowed};
 use crate::iptables::{self, TableName, WalkVerdict, walk};
-use crate::live::preflight::Concern;
+use crate::live::Concern;
 use crate::live::{LiveRule, LiveRuleset, owners, route};
 use crate::net::{Family, Hook, Packet, Protocol, State, TcpFlags, Translated};
 

@@ -10,8 +10,8 @@ use crate::diff::IPSETS_FILE;
 use crate::expand::{IPSETS_HEADING, RULES_HEADING};
 use crate::fault::{self, Point};
 use crate::files::{self, OpenFolder, Staged, Trust};
+use crate::live::Concern;
 use crate::live::autoload;
-use crate::live::preflight::Concern;
 use crate::net::Family;
 use crate::resolve::Ownership;
 

@@ -11,7 +11,8 @@ use super::rulesets::parse;
 use super::sets::Changes;
 use super::store::Store;
 use super::{absent, dominance};
-use crate::live::preflight::{self, Concern};
+use crate::live::Concern;
+use crate::live::preflight;
 use crate::live::{Host, LiveRuleset, autoload};
 use crate::net::Family;
 

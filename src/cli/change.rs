@@ -18,9 +18,10 @@ use crate::apply::{
     Overrides, PlanFile, Progress, Recovered, Request, RulesetFiles, Store,
 };
 use crate::compile::Compiled;
+use crate::live::Concern;
 use crate::live::Real;
 use crate::live::connection;
-use crate::live::preflight::{self, Concern};
+use crate::live::preflight;
 use crate::live::requester::{ClientConnection, Requester};
 use crate::live::tracked::{self, Tracked};
 

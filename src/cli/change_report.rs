@@ -10,7 +10,7 @@ use super::output::Document;
 use super::{Format, Output};
 use crate::apply::{self, ApplyPlan, CommitReport, Error, Finding, FindingKind};
 use crate::diag::{Style, harmless};
-use crate::live::preflight::Concern;
+use crate::live::Concern;
 use crate::policy::CommandLine;
 
 /// What a command did to the firewall, or would do.

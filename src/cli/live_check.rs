@@ -7,7 +7,7 @@ use super::{Exit, Output};
 use crate::apply::{self, Error, Overrides, Request};
 use crate::compile::{Compiled, check_hooks};
 use crate::diag::Sink;
-use crate::live::preflight::Concern;
+use crate::live::Concern;
 use crate::live::requester::ClientConnection;
 
 /// Checks a policy against this host as `apply` would. Prints what would stop `apply`, and returns the concerns.

@@ -1,7 +1,7 @@
 //! Expands custom rules to lines at their positions.
 
 use super::context::{ChainContext, GroupContext, LineContext};
-use super::render::LineOrigin;
+use super::origin::LineOrigin;
 use crate::net::Family;
 use crate::policy::{CustomPosition, CustomTable, Order};
 use crate::resolve::{Plan, PlannedCustom};

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::{ChainContext, ChangeContext, GroupContext, LineContext};
 use super::hooks::{self, HookPath};
+use super::origin::LineOrigin;
 use super::raw;
-use super::render::LineOrigin;
 use super::rules;
 use crate::net::{Family, Hook, MarkMatch, Protocol, TcpFlags, TcpFlagsMatch};
 use crate::policy::{self, HopLimitChange};

@@ -13,6 +13,7 @@ mod custom;
 mod hooks;
 mod mangle;
 mod nat;
+mod origin;
 mod preamble;
 mod raw;
 mod render;
@@ -26,7 +27,8 @@ mod templates;
 mod tests;
 mod values;
 
-pub use render::{LineOrigin, RULES_HEADING, Rendered, RenderedFile};
+pub use origin::LineOrigin;
+pub use render::{RULES_HEADING, Rendered, RenderedFile};
 pub use sets::HEADING as IPSETS_HEADING;
 pub use size::{MOST_LINES, TooLarge, bound};
 pub use templates::{BuiltIn, TemplateError, Templates};

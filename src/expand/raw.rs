@@ -2,7 +2,7 @@
 
 use super::context::{ChainContext, ChangeContext, GroupContext, LineContext, NegatableContext};
 use super::hooks::{self, HookPath};
-use super::render::LineOrigin;
+use super::origin::LineOrigin;
 use super::rules;
 use crate::net::{AddressRange, AddressSet, Family, Hook, IcmpType, Protocol, State};
 use crate::policy::{Over, RuleStage, Treatment};

@@ -11,8 +11,8 @@ use super::context::{
 };
 use super::hooks::{self, HookPath};
 use super::nat;
+use super::origin::LineOrigin;
 use super::reject_name;
-use super::render::LineOrigin;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Date, Family, Hook, Protocol, State};
 use crate::policy::{Over, Per, RejectWith, RuleStage};

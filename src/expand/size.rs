@@ -1,7 +1,7 @@
 //! Counts the lines of a policy before any of them is made.
 
 use super::hooks::{self, HookPath};
-use super::render::LineOrigin;
+use super::origin::LineOrigin;
 use super::rules;
 use crate::net::{Family, Hook, PerFamily};
 use crate::resolve::{Plan, PlannedRule};

@@ -10,7 +10,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, filters, tests};
 
 use super::context::FileContext;
-use super::render::LineOrigin;
+use super::origin::LineOrigin;
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::files::{Access, FileError, InputFile};
 use crate::resolve::Plan;

@@ -8,7 +8,7 @@ use minijinja::value::{Enumerator, Object, Serde, Value};
 use serde::Serialize;
 
 use super::context::{ChainContext, FileContext, GroupContext, LineContext};
-use super::render::LineOrigin;
+use super::origin::LineOrigin;
 
 /// The version of the context. It grows by one when templates for the old version may no longer work.
 pub const VERSION: usize = 1;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::extensions::Extensions;
 use super::lex::{self, Word};
 use super::model::*;
 use super::rule::{self, Context, Scratch};
@@ -17,18 +18,6 @@ const MOST_FINDINGS: usize = 100;
 /// The longest line in bytes that `iptables-restore` reads as one, newline included (`fgets` into a buffer of 10,240
 /// bytes).
 const LONGEST_LINE: usize = 10_239;
-
-/// What to do with a match or target that iptables 1.8.9 does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extensions {
-    /// Report an error, as `iptables-restore` does.
-    KnownOnly,
-    /// Keep it as it was written, with a warning: for rules that some kernel printed.
-    KeepUnknown,
-    /// Keep it as it was written, with a warning, unless it is a target that is probably the name of a chain that does not
-    /// exist: that is an error.
-    KeepPlausible,
-}
 
 /// Reads a rules file as `iptables-restore` does. Reports what it would refuse, and what the backends treat differently, to
 /// `sink`. Returns `None` if there was an error.

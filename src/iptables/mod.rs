@@ -17,6 +17,7 @@
 mod alignment;
 mod argument;
 mod demands;
+mod extensions;
 mod file;
 mod finish;
 mod lex;
@@ -41,7 +42,8 @@ mod words;
 mod written;
 
 pub use alignment::{Alignment, Hunk};
-pub use file::{Extensions, ParseError, parse};
+pub use extensions::Extensions;
+pub use file::{ParseError, parse};
 pub use lex::leaves_quote_open;
 pub use model::*;
 pub use print::Print;

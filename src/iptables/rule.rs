@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::argument;
-use super::file::Extensions;
+use super::extensions::Extensions;
 use super::lex::Word;
 use super::model::*;
 use super::names;

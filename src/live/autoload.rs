@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::preflight::{Concern, is_first_namespace};
+use super::concern::Concern;
+use super::preflight::is_first_namespace;
 use super::tools;
 use crate::files::in_folders;
 

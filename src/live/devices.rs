@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::preflight::Concern;
+use super::concern::Concern;
 use super::{LiveRuleset, tools};
 use crate::iptables::TableName;
 use crate::net::PerFamily;

@@ -6,6 +6,7 @@
 pub mod autoload;
 mod child;
 pub mod clock;
+mod concern;
 pub mod connection;
 pub mod devices;
 mod dump;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use concern::Concern;
 pub use dump::{DumpError, LINE_FEED, LiveChain, LiveChains, LiveRule, LiveRuleset};
 pub use lock::XtablesLockHolder;
 pub use namespace::NamespaceId;

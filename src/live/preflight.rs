@@ -3,26 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use super::concern::Concern;
 use super::{LiveRule, LiveRuleset, connection, devices, tools};
 use crate::iptables::TableName;
 use crate::net::{Family, PerFamily};
-
-/// A fact that the user should know before relying on the rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Concern {
-    /// A short, stable name for programs.
-    pub name: &'static str,
-    /// The fact.
-    pub what: String,
-    /// The advice.
-    pub advice: String,
-}
-
-impl std::fmt::Display for Concern {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}; {}", self.what, self.advice)
-    }
-}
 
 /// Returns `true` if the concern is about open connections that the kernel does not track yet.
 pub fn is_of_untracked(concern: &Concern) -> bool {

@@ -441,14 +441,14 @@ fn each_word_of_the_glossary_is_one_type() {
                 continue;
             }
             let code = std::fs::read_to_string(&path).expect("a file of the crate");
-            let defines = |kind: &&str| {
+            let defines = |kind: &str| {
                 [" ", "<", "("]
                     .iter()
                     .any(|end| code.contains(&format!("pub {kind} {name}{end}")))
             };
             if ["struct", "enum", "trait", "type"]
                 .iter()
-                .any(|kind| defines(&kind))
+                .any(|kind| defines(kind))
             {
                 places.push(path);
             }

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use super::context::{ChainContext, GroupContext, LineContext, NatTargetContext};
 use super::hooks::{HookSide, side};
-use super::render::LineOrigin;
+use super::origin::LineOrigin;
 use crate::net::{AddressRange, AddressSet, Family, Hook, Protocol, address_of, prefix_length};
 use crate::policy::NatEnd;
 use crate::resolve::{

@@ -1,0 +1,13 @@
+//! The choice of what happens to matches and targets that fwc does not know.
+
+/// What to do with a match or target that iptables 1.8.9 does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extensions {
+    /// Report an error, as `iptables-restore` does.
+    KnownOnly,
+    /// Keep it as it was written, with a warning: for rules that some kernel printed.
+    KeepUnknown,
+    /// Keep it as it was written, with a warning, unless it is a target that is probably the name of a chain that does not
+    /// exist: that is an error.
+    KeepPlausible,
+}
