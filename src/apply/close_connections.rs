@@ -69,7 +69,8 @@ fn own(
     });
     let all = ClientConnection {
         connections: open.clone(),
-        ..ClientConnection::default()
+        elsewhere: Vec::new(),
+        who: client.who.clone(),
     };
     let stopped = guard::check(host, &all, plan)?;
     let beginnings: HashSet<[SocketAddr; 2]> = stopped

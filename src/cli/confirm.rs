@@ -97,7 +97,11 @@ mod tests {
         let before = [connection(1000).to_string()];
         let over = |ports: &[u16]| ClientConnection {
             connections: ports.iter().map(|port| connection(*port)).collect(),
-            ..ClientConnection::default()
+            elsewhere: Vec::new(),
+            who: match ports.is_empty() {
+                true => Requester::Console,
+                false => Requester::Ssh,
+            },
         };
         assert!(witness(&over(&[1000]), &before).is_err());
         assert!(witness(&over(&[1001]), &before).is_ok());
@@ -105,8 +109,9 @@ mod tests {
         assert!(witness(&over(&[1000, 1001]), &before).is_ok());
         assert!(witness(&over(&[]), &before).is_ok());
         let by = |who| ClientConnection {
+            connections: Vec::new(),
+            elsewhere: Vec::new(),
             who,
-            ..ClientConnection::default()
         };
         let not_known = Requester::NotKnown("a test".to_owned());
         assert!(witness(&by(not_known), &before).is_err());

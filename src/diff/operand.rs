@@ -43,7 +43,7 @@ pub struct RulesFolder {
 /// Why an operand cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OperandError {
-    /// `git:` without a revision.
+    /// `git:` without a revision, or with an empty file name after it.
     #[error(
         "`{0}` does not name a revision: use `git:HEAD~1`, or with a file `git:HEAD~1:fwc.toml`"
     )]

@@ -38,7 +38,7 @@ pub struct ChainDiff {
 /// Which of two rulesets has a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// Both rulesets have it.
+    /// Both rulesets have it. A base chain that a ruleset lacks counts as empty, with the policy `ACCEPT`.
     Both,
     /// Only the new ruleset has it.
     Added,
@@ -273,7 +273,8 @@ impl Comparison {
     }
 }
 
-/// Returns `true` if two rules share at least half of their parts, and not the target alone.
+/// Returns `true` if two rules are versions of one rule: they share at least half of their parts. The target alone is enough
+/// only if both have matches of the same kinds.
 fn is_similar(one: &Rule, other: &Rule) -> bool {
     let (one, other) = (one.normalised(), other.normalised());
     let shared = one
@@ -509,7 +510,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// What is neither removed, moved nor changed stands in both chains, in one order.
+        /// All rules that no change names are in both chains, in the same order.
         #[test]
         fn the_rest_stayed(from in rule_list(), to in rule_list()) {
             let diff = rules(&ruleset(&from.concat()), &ruleset(&to.concat()), &|_, _| false);

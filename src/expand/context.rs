@@ -16,13 +16,13 @@ pub struct FileContext {
     pub shared: bool,
     /// The chain of the raw table that drops forged sources.
     pub antispoof: Option<ChainContext>,
-    /// The chains of the nat table: the base chains, then fwc's own, by name.
+    /// The chains of the nat table: the base chains, then fwc's own, sorted by name; in shared mode all sorted by name.
     pub nat: Vec<ChainContext>,
     /// The chains of the raw table.
     pub raw: Vec<ChainContext>,
-    /// The chains of the mangle table: the base chains, then fwc's own.
+    /// The chains of the mangle table, in the same order.
     pub mangle: Vec<ChainContext>,
-    /// The chains of the filter table: the base chains, then fwc's own, by name.
+    /// The chains of the filter table, in the same order.
     pub chains: Vec<ChainContext>,
     /// In shared mode the jumps from the base chains of the filter table.
     pub jumps: Vec<JumpContext>,
@@ -52,7 +52,7 @@ pub struct ChainContext {
     pub early: Vec<GroupContext>,
     pub groups: Vec<GroupContext>,
     pub default_log: Option<LineContext>,
-    /// `drop`, `reject` or `accept`, if there are `default_lines`
+    /// `drop`, `reject` or `accept`; empty for a chain without a default, such as fwc's own
     pub default_action: &'static str,
     pub default_lines: Vec<LineContext>,
 }

@@ -77,8 +77,8 @@ fn groups(
     groups
 }
 
-/// Adds lines for the answers. Each end announces in its own SYN the largest segment that it receives, so that clamping one
-/// direction leaves the other as it was.
+/// Adds lines for the SYN of the other direction. Each end announces in its own SYN the largest segment that it receives, so
+/// clamping one direction leaves the other as it was.
 fn add_answers(
     plan: &Plan,
     rule: &PlannedRule,

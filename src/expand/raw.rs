@@ -225,9 +225,9 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
     (!group.lines.is_empty()).then_some((group, chain))
 }
 
-/// Returns the target of a rule's lines for replies. A reply does not show all that the rule matches in its request (its
-/// mark, its user ...). An accepting rule then accepts the reply, and a denying rule does not deny it: the next rules
-/// decide.
+/// Returns the target of a rule's lines for replies. Some conditions on the request (its mark, its user ...) cannot be tested on
+/// the reply. An accepting rule then accepts the reply anyway. A denying
+/// rule leaves the chain for replies only if all of it can be tested, and has no line otherwise.
 fn reply_target(rule: &PlannedRule) -> Option<&'static str> {
     let untracked = rule
         .state
@@ -332,8 +332,8 @@ fn answer(part: &ServicePart) -> Option<ServicePart> {
     })
 }
 
-/// Returns `true` if two rules may match the same packets, judged by their services alone. A rule too many in the chain for
-/// replies does no harm.
+/// Returns `true` if two rules may match the same packets, judged by their services alone. An unneeded rule in the
+/// chain for replies is harmless.
 fn may_share(one: &PlannedRule, other: &PlannedRule) -> bool {
     let (Some(one), Some(other)) = (&one.service, &other.service) else {
         return true;

@@ -111,7 +111,8 @@ pub fn count(plan: &Plan, rule: &PlannedRule, path: &HookPath<'_>, family: Famil
         ))
 }
 
-/// Returns lines without a target that match a rule's packets on one path. No packet matches two of them.
+/// Returns lines without a target that match a rule's packets on one path. A packet may match several of them, such as an
+/// address of a list that is also in a set.
 pub fn packets(
     plan: &Plan,
     rule: &PlannedRule,
@@ -322,8 +323,8 @@ impl InHook<'_> {
             let over = self.over(connections.over, everything);
             self.through(above, over, format!("{name}-OVER"), own)
         });
-        // A packet that continues with the next rules is not one of this rule, so it must not be logged as one: with
-        // `over = "continue"` the log comes behind that limit.
+        // With `over = "continue"`, packets over the limit leave the rule and must not be logged as its packets, so the log
+        // comes after the limit.
         let over_connections = rule
             .connections
             .as_ref()
@@ -536,7 +537,7 @@ fn to(target: &str, line: &LineContext) -> Vec<LineContext> {
 }
 
 /// Returns the first eight hex digits of a SHA-256. More would not leave room in a chain's name for its prefix and
-/// suffix: 28 bytes at most (`XT_FUNCTION_MAXNAMELEN`).
+/// suffix: 28 bytes at most (`XT_EXTENSION_MAXNAMELEN`, which counts the final zero).
 pub fn short_hash(identity: String) -> String {
     let digest = Sha256::digest(identity);
     digest[..4]

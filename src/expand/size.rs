@@ -1,4 +1,4 @@
-//! Counts the lines of a policy before any of them is made.
+//! Estimates the lines of a policy before any of them is made.
 
 use super::hooks::{self, HookPath};
 use super::origin::LineOrigin;
@@ -6,7 +6,8 @@ use super::rules;
 use crate::net::{Family, Hook, PerFamily};
 use crate::resolve::{Plan, PlannedRule};
 
-/// The largest number of lines of one family, unless the user allows more.
+/// The largest number of lines of one family, unless the user allows more. [`MOST_MEMORY`] allows fewer: 699,050 lines of both
+/// families together.
 pub const MOST_LINES: u64 = 1_000_000;
 
 /// The memory that the lines of both families may need, in bytes, unless the user allows more lines.
@@ -20,11 +21,12 @@ const LINE_MEMORY: u64 = 3 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the policy becomes {lines} lines of rules, more than {limit}")]
 pub struct TooLarge {
-    /// The rule or entry that has most of them.
+    /// The rule or entry with the most of them.
     pub origin: LineOrigin,
     /// The number of its lines.
     pub of_origin: u64,
-    /// The number of lines: of the larger family, or of both if together they need too much memory.
+    /// The estimated number of lines: of the larger family, or of both if together they need too much memory. Lines of logs,
+    /// defaults and replies are not counted.
     pub lines: u64,
     /// The largest number allowed.
     pub limit: u64,
@@ -34,7 +36,7 @@ pub struct TooLarge {
 ///
 /// # Errors
 ///
-/// [`TooLarge`] names the rule or entry with most lines.
+/// [`TooLarge`] names the rule or entry with the most lines.
 pub fn bound(plan: &Plan, most_lines: Option<u64>) -> Result<(), TooLarge> {
     let mut total: PerFamily<u64> = PerFamily::default();
     let mut largest = (0, LineOrigin::Rule(0));

@@ -167,7 +167,7 @@ impl Templates {
         let shown = path.display();
         let Some(built_in) = BuiltIn::named(&name) else {
             let names = || BuiltIn::ALL.iter().map(|one| one.name);
-            let message = format!("`{shown}` does not have the name of a template");
+            let message = format!("`{shown}` is not the name of a template");
             let near = did_you_mean(&name, names());
             sink.report(
                 Diagnostic::error_without_place(Code::BadTemplate, message).help(match near {
@@ -233,13 +233,13 @@ impl Templates {
             bytes: Vec::new(),
             largest: LARGEST_OUTPUT.saturating_add(lines.saturating_mul(LARGEST_LINE)),
         };
-        // The template language has mistakes of its own: `[][::-1]` panics in minijinja 3.0.5.
+        // The template engine has bugs of its own: `[][::-1]` panics in minijinja 3.0.5.
         let rendered = catch_unwind(AssertUnwindSafe(|| {
             template.render_captured_to(context, &mut output).map(drop)
         }));
         rendered
             .unwrap_or_else(|_| {
-                let what = "the template language fails on an expression of the template";
+                let what = "the template engine failed on an expression of the template";
                 Err(Error::new(ErrorKind::InvalidOperation, what))
             })
             .map_err(wrong)?;
@@ -331,7 +331,7 @@ impl TemplateError {
             .zip(plan)
             .and_then(|(origin, plan)| origin.written(plan));
         if let Some((label, span)) = written {
-            diagnostic = diagnostic.also(span, format!("at the lines of {label}"));
+            diagnostic = diagnostic.also(span, format!("while rendering {label}"));
         }
         diagnostic.help("`fwc templates show NAME` prints the built-in one; docs/guides/templates.md has the variables")
     }
@@ -393,7 +393,8 @@ fn place(
     Span::new(file, whole.start..whole.start + shown.trim_end().len())
 }
 
-/// Adds the filters and tests of templates. None makes a text longer than its input.
+/// Adds the filters and tests of templates. None multiplies its input, as `replace` or `join` would, so that templates stay
+/// within the limits of memory.
 fn add_words(environment: &mut Environment<'static>) {
     environment.add_filter("quoted", quoted);
     environment.add_filter("upper", filters::upper);

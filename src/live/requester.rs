@@ -1,6 +1,6 @@
 //! Finds out who runs fwc and by which connection, so that a change that would cut this connection is noticed.
 //!
-//! The ancestors of this process tell, whatever user they run as. `su -` and sudo empty the environment, and tmux and
+//! It looks at the ancestors of this process, whatever user they run as. `su -` and sudo empty the environment, and tmux and
 //! screen break the line of ancestors, so their clients are examined too. If the answer is not certain it is "not
 //! known", never a guess: taking an SSH user for one at the console could lock them out.
 
@@ -11,13 +11,12 @@ use std::fs;
 use super::connection::{self, TcpConnection, parse_ssh};
 use super::process;
 
-/// Where the user is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Where the user is. There is no default: a wrong guess could lock somebody out.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requester {
-    /// At the other end of a connection that the firewall of this network namespace can cut.
+    /// At the other end of a remote login (SSH, telnet, mosh) that the firewall of this network namespace can cut.
     Ssh,
     /// At the machine itself.
-    #[default]
     Console,
     /// Connected through another network namespace, which the rules of this one do not affect.
     Elsewhere,
@@ -28,7 +27,7 @@ pub enum Requester {
 }
 
 /// How the user of this process is connected to this host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConnection {
     /// Connections through this network namespace, which its firewall can cut.
     pub connections: Vec<TcpConnection>,
@@ -41,7 +40,7 @@ pub struct ClientConnection {
 /// The variable in which sshd passes the connection of the session.
 const SSH: &str = "SSH_CONNECTION";
 
-/// Programs that a person started or logged in with.
+/// Programs by which people log in or change their user.
 const OF_PEOPLE: &[&str] = &[
     "sshd",
     "dropbear",
@@ -75,11 +74,11 @@ impl ClientConnection {
         let here = process::network("self");
         let is_here = |pid: &String| here.is_some() && process::network(pid) == here;
 
-        let mut seat = Self::default();
+        let (mut connections, mut elsewhere) = (Vec::new(), Vec::new());
         for pid in &all {
             let list = match is_here(pid) {
-                true => &mut seat.connections,
-                false => &mut seat.elsewhere,
+                true => &mut connections,
+                false => &mut elsewhere,
             };
             list.extend(connection::held_by(pid));
         }
@@ -90,77 +89,85 @@ impl ClientConnection {
         if let Some((said, is_of_person)) = said {
             // The variable alone proves nothing: it outlives its connection in daemons and in tmux.
             if connection::established().contains(&said) {
-                seat.connections.push(said);
+                connections.push(said);
             } else if all
                 .iter()
                 .any(|pid| connection::is_established_for(pid, &said))
             {
-                seat.elsewhere.push(said);
+                elsewhere.push(said);
             } else if is_of_person && clients.is_empty() {
                 stale = Some(said);
             }
         }
-        for list in [&mut seat.connections, &mut seat.elsewhere] {
+        for list in [&mut connections, &mut elsewhere] {
             let mut seen = HashSet::new();
             list.retain(|connection| seen.insert(*connection));
         }
         // The firewall of this namespace cannot cut the connections of processes in other ones.
         let (inside, outside): (Vec<String>, Vec<String>) = all.into_iter().partition(is_here);
-        seat.who = seat.judge(&inside, &outside, stale);
-        seat
+        let who = requester(
+            &[&connections, &elsewhere].map(|list| !list.is_empty()),
+            &inside,
+            &outside,
+            stale,
+        );
+        Self {
+            connections,
+            elsewhere,
+            who,
+        }
     }
+}
 
-    /// Decides where the user is. `inside` are the processes in this network namespace, `outside` the ancestors and
-    /// clients in others.
-    fn judge(
-        &self,
-        inside: &[String],
-        outside: &[String],
-        stale: Option<TcpConnection>,
-    ) -> Requester {
-        if !self.connections.is_empty() {
-            return Requester::Ssh;
+/// Decides where the user is. `inside` are the processes in this network namespace, `outside` the ancestors and clients in
+/// others; `is_connected` says whether connections were found here, and in other namespaces.
+fn requester(
+    is_connected: &[bool; 2],
+    inside: &[String],
+    outside: &[String],
+    stale: Option<TcpConnection>,
+) -> Requester {
+    let [is_here, is_elsewhere] = *is_connected;
+    if is_here {
+        return Requester::Ssh;
+    }
+    let mut terminals = inside.iter().filter_map(|pid| process::terminal(pid));
+    if terminals.clone().any(is_console) {
+        return Requester::Console;
+    }
+    if is_elsewhere {
+        return Requester::Elsewhere;
+    }
+    if let Some(stale) = stale {
+        return Requester::NotKnown(format!(
+            "SSH_CONNECTION names a connection that does not exist any more ({stale})"
+        ));
+    }
+    let names = inside.iter().filter_map(|pid| process::name(pid));
+    let person = names
+        .map(first_word)
+        .find(|name| OF_PEOPLE.contains(&name.as_str()));
+    let sign = match (person, terminals.next()) {
+        (Some(name), _) => {
+            format!("it was started below `{name}`, and no connection is behind that")
         }
-        let mut terminals = inside.iter().filter_map(|pid| process::terminal(pid));
-        if terminals.clone().any(is_console) {
-            return Requester::Console;
-        }
-        if !self.elsewhere.is_empty() {
+        // For example `ip netns exec` in a shell: the terminal belongs to the shell, which is in another namespace.
+        (None, Some(terminal))
+            if outside
+                .iter()
+                .any(|pid| process::terminal(pid) == Some(terminal)) =>
+        {
             return Requester::Elsewhere;
         }
-        if let Some(stale) = stale {
-            return Requester::NotKnown(format!(
-                "SSH_CONNECTION names a connection that does not exist any more ({stale})"
-            ));
+        (None, Some((major, minor))) => {
+            format!("it has a terminal (device {major}:{minor}), and no connection is behind that")
         }
-        let names = inside.iter().filter_map(|pid| process::name(pid));
-        let person = names
-            .map(first_word)
-            .find(|name| OF_PEOPLE.contains(&name.as_str()));
-        let sign = match (person, terminals.next()) {
-            (Some(name), _) => {
-                format!("it was started below `{name}`, and no connection is behind that")
-            }
-            // For example `ip netns exec` in a shell: the terminal belongs to the shell, which is in another namespace.
-            (None, Some(terminal))
-                if outside
-                    .iter()
-                    .any(|pid| process::terminal(pid) == Some(terminal)) =>
-            {
-                return Requester::Elsewhere;
-            }
-            (None, Some((major, minor))) => {
-                format!(
-                    "it has a terminal (device {major}:{minor}), and no connection is behind that"
-                )
-            }
-            (None, None) if !outside.is_empty() => return Requester::Elsewhere,
-            (None, None) => return Requester::NoUser,
-        };
-        match inside.iter().any(|pid| is_at_desktop(pid)) {
-            true => Requester::Console,
-            false => Requester::NotKnown(sign),
-        }
+        (None, None) if !outside.is_empty() => return Requester::Elsewhere,
+        (None, None) => return Requester::NoUser,
+    };
+    match inside.iter().any(|pid| is_at_desktop(pid)) {
+        true => Requester::Console,
+        false => Requester::NotKnown(sign),
     }
 }
 

@@ -123,7 +123,7 @@ fn a_name_that_overrides_nothing() {
         "natt.j2",
         "",
         &[
-            "`mine/natt.j2` does not have the name of a template",
+            "`mine/natt.j2` is not the name of a template",
             "did you mean `nat.j2`?",
         ],
     );
@@ -177,7 +177,7 @@ fn a_mistake_is_shown_at_both_places() {
       ::: fwc.toml:13:1
        |
     13 | [[nat]]
-       | ------- at the lines of nat: redirect 80/tcp
+       | ------- while rendering nat: redirect 80/tcp
        |
        = help: `fwc templates show NAME` prints the built-in one; docs/guides/templates.md has the variables
 

@@ -1,7 +1,7 @@
 //! Pairs the conditions with memory (`limit`, `recent`, `connlimit`) of two rulesets.
 //!
-//! The answer of such a condition depends on the packets that reached it before. Two of them always give the same answers
-//! if they have the same text and the same first state, and if the same packets reach them. The proof is an induction over
+//! Whether such a condition matches depends on the packets that reached it before. Two of them always match the same packets
+//! if they have the same text and the same initial state, and if the same packets reach them. The proof is an induction over
 //! the packets and, for one packet, over the conditions on its path. So both conditions of a pair are one variable, and the
 //! packets that reach them (an effect, see [`Reading::buckets`]) are compared as sets. A pair with different sets or
 //! different texts is reported as a change.
@@ -102,8 +102,8 @@ impl BucketPairs {
         self.pairs.get(counted_by(effect)?)
     }
 
-    /// Returns `true` for an effect of [`counted`] about a condition that only one side has. It needs no comparison: its
-    /// answers already show in the verdicts.
+    /// Returns `true` for an effect of [`counted`] about a condition that only one side has. It needs no comparison:
+    /// whether it matched already shows in the verdicts and the other effects.
     pub fn is_of_one_side(&self, effect: &str) -> bool {
         counted_by(effect).is_some_and(|key| !self.pairs.contains_key(key))
     }

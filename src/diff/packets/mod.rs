@@ -79,7 +79,7 @@ pub enum ChangeKind {
     Limited,
     /// Packets are accepted with another mark.
     Marked,
-    /// Packets get another effect with the same verdict: they are logged, or no longer.
+    /// Packets get another effect with the same verdict: for example, they are logged now, or their hop limit changes.
     Affected,
 }
 
@@ -114,6 +114,7 @@ impl ChangeKind {
             (false, true) => Self::Opened,
             (true, false) => Self::Closed,
             (false, false) => Self::Answered,
+            // Packets are grouped by verdict and mark, so that equal verdicts mean another mark.
             (true, true) if before == after => Self::Marked,
             (true, true) => Self::Redirected,
         }
@@ -138,7 +139,7 @@ pub enum PacketFate {
 /// The end of a packet's path through all tables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ending {
-    /// The verdict; `None` if the packets are redirected to this host, so that INPUT decides.
+    /// The verdict; `None` for forwarded packets that are redirected to this host, so that INPUT decides.
     pub verdict: Option<Verdict>,
     /// The translation of their destination; [`Exchanged::No`] for packets that are denied.
     pub destination: Exchanged,
@@ -198,7 +199,7 @@ pub struct ChangedBox {
     pub after: Vec<Responsible>,
 }
 
-/// A rule, or a base chain's policy, that decides or translates packets.
+/// A rule, or a base chain's policy, that decides or translates packets, or has an effect on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Responsible {
     /// The table and its base chain.

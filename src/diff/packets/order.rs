@@ -1,5 +1,5 @@
-//! Finds the pairs of effects whose order or repetition has to be watched, because the order of the rules does not show
-//! that it is the same on both sides.
+//! Finds the effects whose order or repetition must be tracked, because the positions of the rules alone do not prove that it
+//! is the same on both sides.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,11 +7,11 @@ use super::buckets::shared_name;
 use crate::analysis::{BaseChain, Buckets, Effect, Space, counted, counter};
 use crate::iptables::{Rule, RuleId, Ruleset, Table, Target};
 
-/// A group of effects whose order matters: all targets are one group, and so are all conditions that share a memory. `None`
-/// for an effect without an order.
+/// A group of effects whose order matters: targets that log or write (`Some("")`), or the conditions that share a list or bucket
+/// of a name. `None` for effects without an order, such as verdicts and marks.
 type Company = Option<String>;
 
-/// The positions of an effect in a base chain, with all rules in the order in which a packet may reach them.
+/// The positions of an effect in a base chain, counted as if the chains that it calls were part of it.
 #[derive(Clone, Copy)]
 struct Span {
     first: u64,
@@ -19,8 +19,9 @@ struct Span {
     times: u64,
 }
 
-/// Makes the space watch which of two effects comes first, and whether a packet has one twice, unless the order of the
-/// rules already shows that it is the same on both sides.
+/// Makes the space track whether a packet gets an effect twice, if several rules have it, and which of two effects of a group
+/// comes first, unless the positions of the rules show that this is the same on both sides. Writes of header fields are
+/// compared by their result instead.
 pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
     for table in crate::iptables::TableName::ALL {
         let of = |(ruleset, buckets): (&Ruleset, &Buckets)| {

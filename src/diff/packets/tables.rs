@@ -121,8 +121,8 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Returns the changes of effects for packets that have no other change. An effect that replaces another one is one
-    /// change.
+    /// Returns the changes of effects for packets that have no other change. If an effect is lost and another one with
+    /// the same target is gained by exactly the same packets, that is one change.
     pub(super) fn paired(
         &self,
         otherwise: Set,
@@ -139,13 +139,13 @@ impl Comparison<'_> {
             let mut rest = Vec::new();
             for (effect, set) in &list {
                 let (effect, mut set) = (effect.clone(), *set);
-                // If the verdict of packets changes, that they are counted is a part of that change.
+                // If the verdict of packets changes, so may the conditions that count them: that is no change of its own.
                 let mut otherwise = otherwise;
                 if let Some(key) = counted_by(&effect) {
                     otherwise = whatever(otherwise, key)?;
                     let pair = self.paired.pair(&effect);
                     if pair.is_some_and(BucketPair::is_shown_by_log) {
-                        // Packets that are logged only before or only now have an effect of their own.
+                        // A gained or lost log line is reported as that, so these packets are left out.
                         for (_, logged) in list.iter().filter(|(one, _)| is_log(one)) {
                             set = space.minus(set, whatever(*logged, key)?)?;
                         }

@@ -82,7 +82,7 @@ impl<'p> Entry<'p> {
         let all_beside = self.beside();
         let networks = all_beside.iter().map(|beside| &beside.networks);
         let networks = networks.fold(AddressSet::default(), |all, one| all.union(one));
-        // Hosts beside a backend still reach this host by the address that it has in their network.
+        // The address of this host in the backend's network is not redirected: hosts there still reach this host by it.
         let others = || AddressCondition {
             set: networks.clone(),
             negated: true,
@@ -110,7 +110,7 @@ impl<'p> Entry<'p> {
         unique
     }
 
-    /// Returns the services in pieces of one port interval each, with the port that a new range is counted from.
+    /// Splits the service so that each piece has one interval of ports, and returns with each the first port of that interval.
     /// `--to-destination` with a range of ports shifts all ports of a line by the same distance.
     fn pieces(&self) -> Vec<(Option<Vec<ServicePart>>, Option<u128>)> {
         let service = &self.packets.service;

@@ -91,12 +91,12 @@ struct New {
     with_port: bool,
 }
 
-/// Hosts beside a backend.
+/// Clients in a backend's own network, which reach it by the public address (hairpin NAT).
 struct Beside<'p> {
     interface: Option<&'p PlannedInterface>,
     /// The networks of their zone, if `to` names a zone with networks.
     zone: Option<AddressSet>,
-    /// The addresses that are known of them.
+    /// Their known addresses.
     networks: AddressSet,
 }
 
