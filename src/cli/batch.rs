@@ -18,7 +18,7 @@ use crate::files::Access;
 
 /// The policy arguments of a command.
 #[derive(Clone, Debug, Args)]
-pub struct HostsArgs {
+pub struct PolicyPaths {
     /// Policy files, or folders with one policy file for each host [default: ./fwc.toml, else /etc/fwc/fwc.toml]
     #[arg(value_name = "POLICY")]
     policies: Vec<PathBuf>,
@@ -26,9 +26,9 @@ pub struct HostsArgs {
 
 /// The policy arguments of a command, and the options to compile them.
 #[derive(Clone, Debug, Args)]
-pub struct PoliciesArgs {
+pub struct CompileManyArgs {
     #[command(flatten)]
-    hosts: HostsArgs,
+    hosts: PolicyPaths,
     #[command(flatten)]
     compile: CompileArgs,
 }
@@ -142,7 +142,7 @@ impl HostOutcome {
     }
 }
 
-impl PoliciesArgs {
+impl CompileManyArgs {
     /// Returns the warnings and lints to treat as errors (`--deny`).
     pub fn denied(&self) -> Deny {
         self.compile.denied()
@@ -229,7 +229,7 @@ fn deduplicate(outcomes: &mut [HostOutcome]) {
     }
 }
 
-impl HostsArgs {
+impl PolicyPaths {
     /// Returns whether more than one policy was named.
     pub fn are_several(&self) -> bool {
         self.policies.len() > 1 || self.policies.iter().any(|path| path.is_dir())

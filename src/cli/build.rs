@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
-use super::batch::{HostLine, HostReport, PoliciesArgs, proof_line};
+use super::batch::{CompileManyArgs, HostLine, HostReport, proof_line};
 use super::{Exit, Output};
 use crate::diff::IPSETS_FILE;
 use crate::expand::{IPSETS_HEADING, Rendered};
@@ -18,7 +18,7 @@ use crate::net::Family;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    policies: PoliciesArgs,
+    policies: CompileManyArgs,
     /// The folder to write to (with several hosts, one folder below it for each), or `-` for standard output
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::batch::HostsArgs;
+use super::batch::PolicyPaths;
 use super::compile::{count, test_quietly};
 use super::output::Document;
 use super::{Exit, Format, Output, junit};
@@ -21,7 +21,7 @@ use crate::verify;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    hosts: HostsArgs,
+    hosts: PolicyPaths,
     /// A folder of templates that replace the built-in ones of the same name
     #[arg(long, value_name = "DIR")]
     templates: Option<PathBuf>,

@@ -40,7 +40,7 @@ pub fn matches(
     }
     let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
     let sets = sets.filter_map(|set| sets::live_name(set, family));
-    let literals = addresses.set.family(family);
+    let literals = addresses.listed.family(family);
     if addresses.negated {
         let not_in_sets: Vec<_> = sets
             .map(|name| SetContext {
@@ -94,7 +94,7 @@ pub fn count(
     if excludes_all(plan, addresses, networks, family) {
         return 0;
     }
-    let literals = addresses.set.family(family);
+    let literals = addresses.listed.family(family);
     let number = |set: &IntervalSet| set.intervals().len();
     if addresses.negated {
         return match (networks, literals.intervals()) {
@@ -125,7 +125,7 @@ fn excludes_all(
         return false;
     }
     let everything = || IntervalSet::from_intervals([(0, family.last_address())]);
-    let mut known = addresses.set.family(family).clone();
+    let mut known = addresses.listed.family(family).clone();
     for set in &addresses.sets {
         match &plan.sets[*set].members {
             Members::Static(members) => known = known.union(members.family(family)),

@@ -111,7 +111,7 @@ impl Templates {
         environment.set_syntax(syntax.map_err(TemplateError::without_line)?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_formatter(guard);
-        add_words(&mut environment);
+        add_filters_and_tests(&mut environment);
         for BuiltIn { name, text, .. } in BuiltIn::ALL {
             let again = format!("{BUILT_IN_FOLDER}{name}");
             let added = environment.add_template(name, text);
@@ -395,7 +395,7 @@ fn place(
 
 /// Adds the filters and tests of templates. None multiplies its input, as `replace` or `join` would, so that templates stay
 /// within the limits of memory.
-fn add_words(environment: &mut Environment<'static>) {
+fn add_filters_and_tests(environment: &mut Environment<'static>) {
     environment.add_filter("quoted", quoted);
     environment.add_filter("upper", filters::upper);
     environment.add_filter("lower", filters::lower);

@@ -29,7 +29,7 @@ pub struct HookAnswer {
     pub never_new: bool,
     /// The groups, largest first; together they have all packets of `asked`. Size is compared among packets without a mark,
     /// because most packets have none when they arrive.
-    pub parts: Vec<PacketGroup>,
+    pub groups: Vec<PacketGroup>,
 }
 
 /// Packets with the same verdict and the same translations.
@@ -46,7 +46,7 @@ pub struct PacketGroup {
     /// The rules and chain policies that decide them, in the order in which packets meet them.
     pub rules: Vec<Decider>,
     /// The trace of an example packet, or why there is none.
-    pub story: Result<Trace, TraceError>,
+    pub trace: Result<Trace, TraceError>,
     /// `true` if some of the packets are in another group too: the outcome depends on a choice of the kernel, for example on
     /// which address of a DNAT range it takes.
     pub is_choice: bool,
@@ -200,7 +200,7 @@ impl Explainer<'_> {
             };
             parts.push(PacketGroup {
                 is_choice: space.and(packets, undetermined)? != space.none(),
-                story: tracer.trace(&witness, &verdict),
+                trace: tracer.trace(&witness, &verdict),
                 verdict,
                 destination,
                 source,
@@ -228,7 +228,7 @@ impl Explainer<'_> {
             possible: asked.possible,
             only_where: asked.only_where,
             never_new: asked.never_new,
-            parts,
+            groups: parts,
         })
     }
 }

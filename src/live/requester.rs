@@ -41,7 +41,7 @@ pub struct ClientConnection {
 const SSH: &str = "SSH_CONNECTION";
 
 /// Programs by which people log in or change their user.
-const OF_PEOPLE: &[&str] = &[
+const LOGIN_PROGRAMS: &[&str] = &[
     "sshd",
     "dropbear",
     "mosh-server",
@@ -146,7 +146,7 @@ fn requester(
     let names = inside.iter().filter_map(|pid| process::name(pid));
     let person = names
         .map(first_word)
-        .find(|name| OF_PEOPLE.contains(&name.as_str()));
+        .find(|name| LOGIN_PROGRAMS.contains(&name.as_str()));
     let sign = match (person, terminals.next()) {
         (Some(name), _) => {
             format!("it was started below `{name}`, and no connection is behind that")

@@ -101,7 +101,7 @@ impl Groups {
             contents: literals.clone(),
             ..Group::default()
         };
-        list.named.set = literals;
+        list.named.listed = literals;
         for item in items {
             let AddressItem::Name(name) = &item.value else {
                 continue;
@@ -123,7 +123,7 @@ impl Groups {
                 continue;
             }
             let group = self.group(policy, name, open, sink);
-            list.named.set = list.named.set.union(&group.named.set);
+            list.named.listed = list.named.listed.union(&group.named.listed);
             for set in group.named.sets {
                 if !list.named.sets.contains(&set) {
                     list.named.sets.push(set);
@@ -162,7 +162,7 @@ impl Groups {
                 refuse_dynamic(include.dynamic, "a group with `exclude`", sink);
                 Group {
                     named: AddressCondition {
-                        set: contents.clone(),
+                        listed: contents.clone(),
                         ..AddressCondition::default()
                     },
                     contents,

@@ -87,7 +87,7 @@ pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
 }
 
 fn lines(addresses: &AddressCondition) -> usize {
-    let of = |family: Family| addresses.set.family(family).intervals().len();
+    let of = |family: Family| addresses.listed.family(family).intervals().len();
     of(Family::V4).max(of(Family::V6))
 }
 

@@ -178,7 +178,7 @@ impl Plan {
     /// Returns the addresses that the policy lists for a condition, in sets or not, and `true` if a dynamic set may add
     /// more.
     pub fn known(&self, addresses: &AddressCondition) -> (AddressSet, bool) {
-        let mut known = addresses.set.clone();
+        let mut known = addresses.listed.clone();
         let mut open = false;
         for set in &addresses.sets {
             match &self.sets[*set].members {
@@ -242,7 +242,7 @@ pub enum Members {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressCondition {
     /// The addresses that are not in sets.
-    pub set: AddressSet,
+    pub listed: AddressSet,
     /// The sets, by their index in [`Plan::sets`].
     pub sets: Vec<usize>,
     /// Match every address except those.

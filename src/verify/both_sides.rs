@@ -344,7 +344,7 @@ pub(super) fn contradiction(
 impl From<NoWitness> for DisagreementKind {
     fn from(no_witness: NoWitness) -> Self {
         match no_witness {
-            NoWitness::Unseen(chain) => Self::Unseen(chain),
+            NoWitness::Unseen(chain) => Self::ImpossiblePackets(chain),
             NoWitness::NoWalk(error) => Self::Internal(None, error.to_string()),
         }
     }

@@ -102,7 +102,7 @@ impl WitnessWalk<'_> {
                     packet: there.clone(),
                 })
             }),
-            same_way: end_of(&there) == end_of(&expected.packet),
+            same_path: end_of(&there) == end_of(&expected.packet),
             policy: Expected {
                 logs: {
                     let logs = expected.decision.logs.iter();

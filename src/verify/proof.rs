@@ -81,7 +81,7 @@ pub enum DisagreementKind {
         found: usize,
     },
     /// A log rule that no log class of a policy produces: its line in the file (0 if unknown) and its text.
-    StrangeLog(u32, String),
+    UnexpectedLog(u32, String),
     /// A base chain of the filter table has another chain policy.
     ChainPolicy {
         /// The hook.
@@ -92,7 +92,7 @@ pub enum DisagreementKind {
         found: iptables::ChainPolicy,
     },
     /// A chain that is not a base chain has a policy; its name.
-    OwnPolicy(String),
+    PolicyOnUserChain(String),
     /// A table, or a base chain of a table, is not declared in the file.
     Undeclared {
         /// The table.
@@ -101,9 +101,9 @@ pub enum DisagreementKind {
         chain: Option<&'static str>,
     },
     /// In shared mode the file changes something that belongs to other programs; a message.
-    NotShared(String),
+    TouchesOtherRules(String),
     /// A chain that no base chain leads to.
-    IdleChain {
+    UnreachableChain {
         /// The table.
         table: TableName,
         /// The chain.
@@ -117,7 +117,7 @@ pub enum DisagreementKind {
         chain: String,
     },
     /// A base chain that the policy does not use has rules or a chain policy.
-    ForeignTable {
+    UnusedBaseChain {
         /// The table.
         table: TableName,
         /// The base chain.
@@ -128,7 +128,7 @@ pub enum DisagreementKind {
     /// The rules have no meaning in the analysis.
     Unreadable(TextError),
     /// The difference is only in packets that cannot exist, for example ports of a protocol without ports.
-    Unseen(BaseChain),
+    ImpossiblePackets(BaseChain),
     /// The packet sets and the walkers contradict each other, which is an error of fwc; the packet if there is one, and what
     /// contradicts what.
     Internal(Option<Box<ComparedWalk>>, String),

@@ -36,10 +36,10 @@ impl Disagreement {
                 line.prefix
             )),
             // An effect of a custom rule has no line.
-            DisagreementKind::StrangeLog(0, text) => {
+            DisagreementKind::UnexpectedLog(0, text) => {
                 structural(format!("no log class of the policy produces `{text}`"))
             }
-            DisagreementKind::StrangeLog(line, text) => structural(format!(
+            DisagreementKind::UnexpectedLog(line, text) => structural(format!(
                 "line {line}: no log class of the policy produces `{text}`"
             )),
             DisagreementKind::ChainPolicy {
@@ -51,15 +51,15 @@ impl Disagreement {
                 found.as_str(),
                 wanted.as_str()
             )),
-            DisagreementKind::OwnPolicy(chain) => structural(format!(
+            DisagreementKind::PolicyOnUserChain(chain) => structural(format!(
                 "{chain} has a policy, but only base chains may have one: iptables-legacy refuses the file"
             )),
             DisagreementKind::Undeclared { table, chain } => structural(match chain {
                 Some(chain) => format!("{chain} in the table {} is not declared", table.as_str()),
                 None => format!("the table {} is missing", table.as_str()),
             }),
-            DisagreementKind::NotShared(what) => structural(what.clone()),
-            DisagreementKind::IdleChain { table, chain } => structural(format!(
+            DisagreementKind::TouchesOtherRules(what) => structural(what.clone()),
+            DisagreementKind::UnreachableChain { table, chain } => structural(format!(
                 "no packet reaches the chain {chain} in the table {}",
                 table.as_str()
             )),
@@ -67,7 +67,7 @@ impl Disagreement {
                 "a packet can pass the chain {chain} in the table {} twice, and its limits and logs count it twice",
                 table.as_str()
             )),
-            DisagreementKind::ForeignTable { table, chain } => structural(format!(
+            DisagreementKind::UnusedBaseChain { table, chain } => structural(format!(
                 "{} in the table {} has rules or a chain policy that the policy does not require",
                 chain.as_str(),
                 table.as_str()
@@ -82,7 +82,7 @@ impl Disagreement {
                 table.as_str()
             )),
             DisagreementKind::Treatment(treated) => self.about_effects(treated),
-            DisagreementKind::Unseen(chain) => structural(format!(
+            DisagreementKind::ImpossiblePackets(chain) => structural(format!(
                 "in {} the rules differ from the policy, but only for packets that cannot exist",
                 chain.as_str()
             )),

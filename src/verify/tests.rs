@@ -213,7 +213,7 @@ impl<'a> Tester<'a> {
             Ok(walked) if !walked.same_verdict() && !walked.ends_in_early_custom() => {
                 DisagreementKind::Verdict(walked)
             }
-            Ok(walked) if walked.same_way && !walked.is_as_expected(test.expect) => {
+            Ok(walked) if walked.same_path && !walked.is_as_expected(test.expect) => {
                 return Ok(Some(TestOutcome::Fails(walked)));
             }
             other => contradiction(

@@ -55,7 +55,7 @@ pub struct ComparedWalk {
     /// The packet as the filter table sees it, if the walk began at its arrival and a table changed it.
     pub became: Option<Box<ArrivedPacket>>,
     /// `true` if policy and rules change it to the same packet before the filter table.
-    pub same_way: bool,
+    pub same_path: bool,
     /// The conditions that the packet alone does not answer (limits, times, sets), in words, and whether each holds.
     pub when: Vec<(String, bool)>,
     /// The result of the policy.
@@ -125,7 +125,7 @@ impl Walkers<'_> {
             rules: self.actual(&packet, holds)?,
             when: Vec::new(),
             became: None,
-            same_way: true,
+            same_path: true,
             packet,
         })
     }

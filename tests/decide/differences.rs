@@ -95,7 +95,7 @@ pub fn all() -> Vec<Trial> {
             "strange_log",
             "-j LOG",
             "-j LOG --log-uid",
-            |what| matches!(what, DisagreementKind::StrangeLog(line, _) if *line > 0),
+            |what| matches!(what, DisagreementKind::UnexpectedLog(line, _) if *line > 0),
         ),
         test("chain_policy", ":FORWARD DROP", ":FORWARD ACCEPT", |what| {
             matches!(what, DisagreementKind::ChainPolicy { .. })
@@ -104,7 +104,7 @@ pub fn all() -> Vec<Trial> {
             "own_policy",
             ":FWC-ANTISPOOF - [0:0]",
             ":FWC-ANTISPOOF ACCEPT [0:0]",
-            |what| matches!(what, DisagreementKind::OwnPolicy(chain) if chain == "FWC-ANTISPOOF"),
+            |what| matches!(what, DisagreementKind::PolicyOnUserChain(chain) if chain == "FWC-ANTISPOOF"),
         ),
         test("undeclared_chain", ":OUTPUT ACCEPT [0:0]\n", "", |what| {
             matches!(
@@ -122,13 +122,13 @@ pub fn all() -> Vec<Trial> {
             "idle_chain",
             ":FORWARD DROP [0:0]\n",
             ":FORWARD DROP [0:0]\n:IDLE - [0:0]\n",
-            |what| matches!(what, DisagreementKind::IdleChain { chain, .. } if chain == "IDLE"),
+            |what| matches!(what, DisagreementKind::UnreachableChain { chain, .. } if chain == "IDLE"),
         ),
         test(
             "foreign_table",
             ":POSTROUTING ACCEPT [0:0]\n",
             ":POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -p tcp\n",
-            |what| matches!(what, DisagreementKind::ForeignTable { .. }),
+            |what| matches!(what, DisagreementKind::UnusedBaseChain { .. }),
         ),
         test(
             "set_member",

@@ -156,7 +156,7 @@ fn walkers_say_it(space: &Space, change: &PacketChange, one: &ChangedBox, sides:
             }
         }
     }
-    if change.kind == ChangeKind::Marked {
+    if change.kind == ChangeKind::MarkChanged {
         assert_ne!(before.mark, after.mark, "{one:#?}");
     }
     if let (true, PacketFate::Verdict(_), PacketFate::Verdict(_)) =

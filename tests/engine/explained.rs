@@ -72,13 +72,13 @@ fn check(ground: &Subject, space: &Space, answer: &HookAnswer, what: &str) -> us
             seen = space.or(seen, *set).unwrap();
         }
     };
-    let parts: Vec<_> = answer.parts.iter().map(|part| part.packets).collect();
+    let parts: Vec<_> = answer.groups.iter().map(|part| part.packets).collect();
     assert_eq!(
         all(parts.clone()),
         answer.asked,
         "the parts are all: {what}"
     );
-    if answer.parts.iter().all(|part| !part.is_choice) {
+    if answer.groups.iter().all(|part| !part.is_choice) {
         apart(&parts);
     }
     let words = vocabulary(space, &ground.plan).expect("words");
@@ -86,7 +86,7 @@ fn check(ground: &Subject, space: &Space, answer: &HookAnswer, what: &str) -> us
         shown: 500,
         counted: 500,
     };
-    for part in &answer.parts {
+    for part in &answer.groups {
         let rules: Vec<_> = part.rules.iter().map(|rule| rule.packets).collect();
         assert_eq!(all(rules.clone()), part.packets, "somebody decides: {what}");
         let boxes = words
@@ -97,7 +97,7 @@ fn check(ground: &Subject, space: &Space, answer: &HookAnswer, what: &str) -> us
             let said = space.and(said, answer.possible).unwrap();
             assert_eq!(said, part.packets, "the boxes are all: {what}");
         }
-        let story = part.story.as_ref();
+        let story = part.trace.as_ref();
         let story = story.unwrap_or_else(|untold| panic!("{untold}: {what}"));
         let last = story.visits.last();
         let decides = match &part.verdict {
@@ -119,7 +119,7 @@ fn check(ground: &Subject, space: &Space, answer: &HookAnswer, what: &str) -> us
             "the rule that decides is not listed: {what}"
         );
     }
-    answer.parts.len()
+    answer.groups.len()
 }
 
 proptest! {
@@ -190,8 +190,8 @@ fn policies_say_the_same() {
                 for answer in explain(&ground, &space, &question).expect("an answer") {
                     let what = format!("{name} {words:?} {family}");
                     check(&ground, &space, &answer, &what);
-                    for part in &answer.parts {
-                        let story = part.story.as_ref().expect("a story");
+                    for part in &answer.groups {
+                        let story = part.trace.as_ref().expect("a story");
                         if !story.conditions.is_empty() {
                             continue;
                         }

@@ -178,7 +178,7 @@ fn the_caller_may_know_what_a_rule_was_made_from() {
     };
     assert_eq!(
         kinds(between(&before, &after, Some(&comment))),
-        [ChangeKind::Limited]
+        [ChangeKind::LimitChanged]
     );
 }
 

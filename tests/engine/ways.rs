@@ -247,7 +247,7 @@ fn compare(pool: &Pool, family: Family, seed: u64, count: &mut Count) {
         } else if sides[0].effects != sides[1].effects {
             let affected = here
                 .iter()
-                .any(|change| change.kind == ChangeKind::Affected);
+                .any(|change| change.kind == ChangeKind::EffectChanged);
             assert!(affected || choice > 0, "{}", context());
         }
         // Where a choice of the kernel's decides nothing, only what changes is spoken of.
@@ -260,7 +260,7 @@ fn compare(pool: &Pool, family: Family, seed: u64, count: &mut Count) {
         if !chooses {
             for change in here
                 .iter()
-                .filter(|change| change.kind <= ChangeKind::Redirected)
+                .filter(|change| change.kind <= ChangeKind::TranslationChanged)
             {
                 count.shown += 1;
                 let (PacketFate::End(old), PacketFate::End(new)) = (&change.before, &change.after)

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use crate::cli::batch::{HostLine, HostOutcome, HostPolicy, HostReport, PoliciesArgs, proof_line};
+use crate::cli::batch::{
+    CompileManyArgs, HostLine, HostOutcome, HostPolicy, HostReport, proof_line,
+};
 use crate::cli::build::FamilyArg;
 use crate::cli::change_report::JsonConcern;
 use crate::cli::live_check::check_live;
@@ -27,7 +29,7 @@ use crate::source::SourceMap;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
-    policies: PoliciesArgs,
+    policies: CompileManyArgs,
     /// Check a rules file, or a folder with rules.v4 and rules.v6, instead of a policy: find rules that do nothing
     #[arg(long, value_name = "FILE", conflicts_with_all = ["policies", "templates", "no_verify", "live"])]
     rules: Option<PathBuf>,

@@ -150,7 +150,7 @@ impl ExplainDocument {
     pub(super) fn add(&mut self, explained: &Explained<'_>) -> Result<(), TextError> {
         let (mut boxes, mut parts) = (Vec::new(), Vec::new());
         for answer in &explained.answers {
-            for part in &answer.parts {
+            for part in &answer.groups {
                 let number = self.parts.len() + parts.len();
                 let (own, part) = explained.part(answer, part, number)?;
                 boxes.extend(own);
@@ -197,7 +197,7 @@ impl Explained<'_> {
             more_boxes: found.more,
             uncounted: found.uncounted,
             rules: part.rules.iter().map(|rule| self.rule_json(rule)).collect(),
-            way: part.story.as_ref().ok().map(trace_json),
+            way: part.trace.as_ref().ok().map(trace_json),
         };
         Ok((boxes.collect(), one))
     }

@@ -36,7 +36,7 @@ struct Text {
 
 impl Text {
     fn answer(&mut self, explained: &Explained<'_>, answer: &HookAnswer) -> Result<(), TextError> {
-        if answer.parts.is_empty() {
+        if answer.groups.is_empty() {
             return Ok(());
         }
         let family = explained.space.family();
@@ -57,7 +57,7 @@ impl Text {
                 "no such packet opens a connection, so all states are shown",
             );
         }
-        for part in &answer.parts {
+        for part in &answer.groups {
             self.out.push('\n');
             self.part(explained, answer, part)?;
         }
@@ -87,7 +87,7 @@ impl Text {
             }
         }
         self.line(1, colour(&part.verdict).bold(), &title);
-        if answer.parts.len() > 1 {
+        if answer.groups.len() > 1 {
             let found = explained.boxes(answer.hook, part.packets, answer.asked)?;
             self.boxes(2, &found);
         }
@@ -97,10 +97,10 @@ impl Text {
                 "depends on the address or port that the kernel chooses for a translation",
             );
         }
-        if answer.parts.len() > 1 || part.rules.len() > 1 {
+        if answer.groups.len() > 1 || part.rules.len() > 1 {
             self.deciders(explained, part);
         }
-        match &part.story {
+        match &part.trace {
             Ok(trace) => self.trace(trace),
             Err(error) => self.plain(2, &format!("no example: {error}")),
         }

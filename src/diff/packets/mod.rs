@@ -71,16 +71,16 @@ pub enum ChangeKind {
     /// Packets are no longer accepted.
     Closed,
     /// Packets are denied with another answer.
-    Answered,
+    RejectTypeChanged,
     /// Packets are accepted with another translation or queue.
-    Redirected,
+    TranslationChanged,
     /// A condition with memory (`limit`, `recent`) has another rate, or other packets reach it: more or fewer packets may
     /// pass than before.
-    Limited,
+    LimitChanged,
     /// Packets are accepted with another mark.
-    Marked,
+    MarkChanged,
     /// Packets get another effect with the same verdict: for example, they are logged now, or their hop limit changes.
-    Affected,
+    EffectChanged,
 }
 
 impl ChangeKind {
@@ -88,11 +88,11 @@ impl ChangeKind {
     pub const ALL: [Self; 7] = [
         Self::Opened,
         Self::Closed,
-        Self::Answered,
-        Self::Redirected,
-        Self::Limited,
-        Self::Marked,
-        Self::Affected,
+        Self::RejectTypeChanged,
+        Self::TranslationChanged,
+        Self::LimitChanged,
+        Self::MarkChanged,
+        Self::EffectChanged,
     ];
 
     /// Returns the word for the kind in JSON and text.
@@ -100,11 +100,11 @@ impl ChangeKind {
         match self {
             Self::Opened => "opened",
             Self::Closed => "closed",
-            Self::Answered => "answered",
-            Self::Redirected => "redirected",
-            Self::Limited => "limit-changed",
-            Self::Marked => "marked",
-            Self::Affected => "affected",
+            Self::RejectTypeChanged => "answered",
+            Self::TranslationChanged => "redirected",
+            Self::LimitChanged => "limit-changed",
+            Self::MarkChanged => "marked",
+            Self::EffectChanged => "affected",
         }
     }
 
@@ -113,10 +113,10 @@ impl ChangeKind {
         match (passes(before), passes(after)) {
             (false, true) => Self::Opened,
             (true, false) => Self::Closed,
-            (false, false) => Self::Answered,
+            (false, false) => Self::RejectTypeChanged,
             // Packets are grouped by verdict and mark, so that equal verdicts mean another mark.
-            (true, true) if before == after => Self::Marked,
-            (true, true) => Self::Redirected,
+            (true, true) if before == after => Self::MarkChanged,
+            (true, true) => Self::TranslationChanged,
         }
     }
 }
@@ -456,7 +456,7 @@ impl Comparison<'_> {
         packets: Set,
         having: impl Fn(&View<'_>, &PacketFate, Set) -> Result<Responsibles, Incomparable>,
     ) -> Result<PacketChange, Incomparable> {
-        let mut change = self.change(at, ChangeKind::Affected, fates, packets, having)?;
+        let mut change = self.change(at, ChangeKind::EffectChanged, fates, packets, having)?;
         let sides = [
             (&mut change.before, SideName::Before),
             (&mut change.after, SideName::After),
@@ -466,7 +466,7 @@ impl Comparison<'_> {
                 && let Some(pair) = self.paired.pair(effect)
             {
                 *fate = PacketFate::Counted(pair.texts[side as usize].clone());
-                change.kind = ChangeKind::Limited;
+                change.kind = ChangeKind::LimitChanged;
             }
         }
         Ok(change)

@@ -9,7 +9,7 @@ use crate::iptables::{Rule, RuleId, Ruleset, Table, Target};
 
 /// A group of effects whose order matters: targets that log or write (`Some("")`), or the conditions that share a list or bucket
 /// of a name. `None` for effects without an order, such as verdicts and marks.
-type Company = Option<String>;
+type OrderGroup = Option<String>;
 
 /// The positions of an effect in a base chain, counted as if the chains that it calls were part of it.
 #[derive(Clone, Copy)]
@@ -70,7 +70,7 @@ pub(super) fn writes_header(effect: &str) -> bool {
     target.is_some_and(|target| ["TTL", "HL", "DSCP", "TOS"].contains(&target))
 }
 
-type Spans = BTreeMap<(Company, Effect), Span>;
+type Spans = BTreeMap<(OrderGroup, Effect), Span>;
 
 /// Returns the effects of each base chain of a table, including those of the chains that it calls.
 fn spans(space: &Space, table: &Table, buckets: &Buckets) -> BTreeMap<BaseChain, Spans> {
@@ -118,7 +118,7 @@ fn spans(space: &Space, table: &Table, buckets: &Buckets) -> BTreeMap<BaseChain,
         .collect()
 }
 
-fn add(all: &mut Spans, effect: (Company, Effect), here: Span) {
+fn add(all: &mut Spans, effect: (OrderGroup, Effect), here: Span) {
     let known = all.entry(effect).or_insert(Span { times: 0, ..here });
     *known = Span {
         first: known.first.min(here.first),
@@ -161,7 +161,7 @@ fn effects(
     id: RuleId,
     rule: &Rule,
     buckets: &Buckets,
-) -> Vec<(Company, Effect)> {
+) -> Vec<(OrderGroup, Effect)> {
     let mut all = Vec::new();
     for (at, condition) in rule.matches.iter().enumerate() {
         if let Some(key) = buckets.get(&(table.name, id, at)) {

@@ -152,7 +152,7 @@ impl Comparison<'_> {
                 _ => Ok(Vec::new()),
             };
             let kind = match is_marked {
-                true => ChangeKind::Marked,
+                true => ChangeKind::MarkChanged,
                 false => ChangeKind::of_ends(&old, &new),
             };
             let at = At::path(hook, (TableName::Filter, hook.into()), hidden);
@@ -367,7 +367,7 @@ impl ChangeKind {
     fn of_ends(before: &Ending, after: &Ending) -> Self {
         match (&before.verdict, &after.verdict) {
             (Some(before), Some(after)) if before != after => Self::of(before, after),
-            _ => Self::Redirected,
+            _ => Self::TranslationChanged,
         }
     }
 }

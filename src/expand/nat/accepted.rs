@@ -1,6 +1,6 @@
 //! Expands what nat entries accept in the filter table, which sees packets with their new destination.
 
-use super::{Beside, Entry, protocol_of};
+use super::{Entry, HairpinClients, protocol_of};
 use crate::expand::context::{LineContext, NegatableContext};
 use crate::expand::hooks::HookPath;
 use crate::expand::rules;
@@ -49,7 +49,7 @@ impl<'p> Entry<'p> {
                 }
                 let rules = by_ports.into_iter().map(|(ports, addresses)| PlannedRule {
                     destination: Some(AddressCondition {
-                        set: AddressSet::from_ranges(addresses),
+                        listed: AddressSet::from_ranges(addresses),
                         ..AddressCondition::default()
                     }),
                     service: match ports {
@@ -158,7 +158,7 @@ impl<'p> Entry<'p> {
     /// Returns the paths of packets that arrive by a device.
     fn paths_through(&self, hook: Hook) -> Vec<HookPath<'p>> {
         let mut inputs = self.sides(self.from());
-        inputs.extend(self.beside().iter().flat_map(Beside::sides));
+        inputs.extend(self.beside().iter().flat_map(HairpinClients::sides));
         let outputs = match hook {
             Hook::Forward => self.sides(self.to()),
             Hook::Input if self.is_to_host() => vec![(None, None)],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Entry, New, protocol_of, translated};
+use super::{Entry, NatRewrite, protocol_of, translated};
 use crate::expand::context::{
     ChainContext, GroupContext, LineContext, NatTargetContext, NegatableContext, TurnContext,
 };
@@ -84,7 +84,7 @@ impl<'p> Entry<'p> {
         let networks = networks.fold(AddressSet::default(), |all, one| all.union(one));
         // The address of this host in the backend's network is not redirected: hosts there still reach this host by it.
         let others = || AddressCondition {
-            set: networks.clone(),
+            listed: networks.clone(),
             negated: true,
             ..AddressCondition::default()
         };
@@ -157,11 +157,11 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns the new destinations.
-    fn new_destinations(&self, base: Option<u128>) -> Vec<New> {
+    fn new_destinations(&self, base: Option<u128>) -> Vec<NatRewrite> {
         match self.translation {
             PlannedTranslation::Dnat { backends, .. } => {
                 let backends = self.of_family(backends).into_iter();
-                let new = backends.map(|end| New {
+                let new = backends.map(|end| NatRewrite {
                     target: "DNAT",
                     to: NatTargetContext {
                         destination: Some(self.end(end, base)),
@@ -171,7 +171,7 @@ impl<'p> Entry<'p> {
                 });
                 new.collect()
             }
-            PlannedTranslation::Redirect { port, .. } => vec![New {
+            PlannedTranslation::Redirect { port, .. } => vec![NatRewrite {
                 target: "REDIRECT",
                 to: NatTargetContext {
                     ports: Some(port.to_string()),
@@ -179,7 +179,7 @@ impl<'p> Entry<'p> {
                 },
                 with_port: true,
             }],
-            PlannedTranslation::Netmap { to, .. } => vec![New {
+            PlannedTranslation::Netmap { to, .. } => vec![NatRewrite {
                 target: "NETMAP",
                 to: NatTargetContext {
                     network: self.prefix(to),
@@ -198,7 +198,7 @@ impl<'p> Entry<'p> {
         chain: &str,
         lines: &[LineContext],
         service: Option<&Vec<ServicePart>>,
-        several: &[New],
+        several: &[NatRewrite],
         own: &mut BTreeMap<String, ChainContext>,
     ) -> String {
         let mut protocols: Vec<Option<Protocol>> = vec![None];

@@ -85,14 +85,14 @@ struct Entry<'p> {
 
 /// A translation: the target, its options, and whether it changes the port.
 #[derive(Clone)]
-struct New {
+struct NatRewrite {
     target: &'static str,
     to: NatTargetContext,
     with_port: bool,
 }
 
 /// Clients in a backend's own network, which reach it by the public address (hairpin NAT).
-struct Beside<'p> {
+struct HairpinClients<'p> {
     interface: Option<&'p PlannedInterface>,
     /// The networks of their zone, if `to` names a zone with networks.
     zone: Option<AddressSet>,
@@ -214,7 +214,7 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns the hosts beside the backends with known addresses of the family.
-    fn beside(&self) -> Vec<Beside<'p>> {
+    fn beside(&self) -> Vec<HairpinClients<'p>> {
         let PlannedTranslation::Dnat {
             hairpin: Some(places),
             ..
@@ -225,7 +225,7 @@ impl<'p> Entry<'p> {
         let members = places.iter().flat_map(|place| self.plan.members(*place));
         let beside = members.map(|member| {
             let interface = member.interface.map(|index| &self.plan.interfaces[index]);
-            Beside {
+            HairpinClients {
                 interface,
                 networks: self.networks(member.networks.as_ref(), interface),
                 zone: member.networks,
@@ -251,7 +251,7 @@ impl<'p> Entry<'p> {
     }
 }
 
-impl<'p> Beside<'p> {
+impl<'p> HairpinClients<'p> {
     fn sides(&self) -> Vec<HookSide<'p>> {
         match self.interface {
             None => vec![(None, self.zone.clone())],
@@ -265,7 +265,7 @@ impl<'p> Beside<'p> {
     }
 }
 
-fn translated(line: LineContext, new: &New) -> LineContext {
+fn translated(line: LineContext, new: &NatRewrite) -> LineContext {
     LineContext {
         target: new.target.to_owned(),
         nat: Some(new.to.clone()),

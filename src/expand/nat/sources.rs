@@ -1,6 +1,6 @@
 //! Expands entries that change the source: the lines of POSTROUTING.
 
-use super::{Entry, New, translated};
+use super::{Entry, NatRewrite, translated};
 use crate::expand::context::{LineContext, NatTargetContext};
 use crate::expand::hooks::HookPath;
 use crate::expand::rules;
@@ -25,7 +25,7 @@ impl<'p> Entry<'p> {
             });
             networks = Some(all.fold(AddressSet::default(), |all, one| all.union(&one)));
         }
-        let new = New {
+        let new = NatRewrite {
             target,
             to: to.clone(),
             with_port: false,
@@ -47,7 +47,7 @@ impl<'p> Entry<'p> {
     /// Returns the lines that masquerade hosts beside a backend. Otherwise the backend would answer them directly, and
     /// they would drop an answer from an address that they did not ask.
     pub(super) fn hairpin(&self) -> Vec<LineContext> {
-        let new = New {
+        let new = NatRewrite {
             target: "MASQUERADE",
             to: NatTargetContext::default(),
             with_port: false,

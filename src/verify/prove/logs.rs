@@ -31,7 +31,7 @@ impl Prover<'_> {
             .filter(|(effect, _)| !sides.spec.logs.contains_key(*effect));
         for (effect, set) in custom {
             if actual.get(effect) != Some(set) {
-                self.found(DisagreementKind::StrangeLog(0, effect.to_string()));
+                self.found(DisagreementKind::UnexpectedLog(0, effect.to_string()));
             }
         }
         let mut found: Vec<(&Effect, LogLine, Set)> = Vec::new();
@@ -49,7 +49,7 @@ impl Prover<'_> {
                         .into_iter()
                         .any(|(_, text)| text.ends_with(&**effect))
                     {
-                        self.found(DisagreementKind::StrangeLog(0, effect.to_string()));
+                        self.found(DisagreementKind::UnexpectedLog(0, effect.to_string()));
                     }
                 }
             }

@@ -83,7 +83,7 @@ impl Prover<'_> {
             }
         };
         for (line, text) in &sides.normalised.strange {
-            self.found(DisagreementKind::StrangeLog(*line, text.clone()));
+            self.found(DisagreementKind::UnexpectedLog(*line, text.clone()));
         }
         self.structure(&sides);
         self.sources(&sides)?;

@@ -49,7 +49,7 @@ impl Prover<'_> {
         }
         if self.ruleset.table(TableName::Security).is_some() {
             let (table, chain) = (TableName::Security, BaseChain::Input);
-            self.found(DisagreementKind::ForeignTable { table, chain });
+            self.found(DisagreementKind::UnusedBaseChain { table, chain });
         }
     }
 
@@ -59,7 +59,7 @@ impl Prover<'_> {
         let declared = lines.filter_map(|line| line.strip_prefix(':')?.split_once(' '));
         for (chain, policy) in declared {
             if BaseChain::from_name(chain).is_none() && !policy.starts_with("- ") {
-                self.found(DisagreementKind::OwnPolicy(chain.to_owned()));
+                self.found(DisagreementKind::PolicyOnUserChain(chain.to_owned()));
             }
         }
     }
@@ -73,7 +73,7 @@ impl Prover<'_> {
             let what = format!(
                 "{chain} is declared, but in shared mode fwc may declare only its own chains, {OWN}*"
             );
-            self.found(DisagreementKind::NotShared(what));
+            self.found(DisagreementKind::TouchesOtherRules(what));
         }
         let own = |to: &str| to.starts_with(OWN);
         for table in &self.ruleset.tables {
@@ -84,7 +84,7 @@ impl Prover<'_> {
                         "line {}: in shared mode fwc may add only jumps to {OWN}* to a base chain",
                         rule.line
                     );
-                    self.found(DisagreementKind::NotShared(what));
+                    self.found(DisagreementKind::TouchesOtherRules(what));
                 }
             }
         }
@@ -108,7 +108,7 @@ impl Prover<'_> {
                     wanted,
                     found: *found,
                 },
-                None => DisagreementKind::ForeignTable {
+                None => DisagreementKind::UnusedBaseChain {
                     table: *table,
                     chain: *chain,
                 },
@@ -117,7 +117,7 @@ impl Prover<'_> {
         for (table, chain) in &sides.text.structure.chains {
             if !is_reached(self.ruleset, *table, chain) {
                 let (table, chain) = (*table, chain.to_string());
-                self.found(DisagreementKind::IdleChain { table, chain });
+                self.found(DisagreementKind::UnreachableChain { table, chain });
             }
         }
         let ruleset = self.ruleset;
@@ -133,7 +133,7 @@ impl Prover<'_> {
                 let place = (table.name, base);
                 if !sides.spec.behaviour.flows.contains_key(&place) {
                     let (table, chain) = place;
-                    self.found(DisagreementKind::ForeignTable { table, chain });
+                    self.found(DisagreementKind::UnusedBaseChain { table, chain });
                 }
             }
         }

@@ -431,7 +431,7 @@ fn known(plan: &Plan, addresses: &AddressCondition, family: Family) -> IntervalS
             Members::Static(members) => Some(members.family(family)),
             Members::Dynamic { .. } => None,
         });
-    sets.fold(addresses.set.family(family).clone(), |all, set| {
+    sets.fold(addresses.listed.family(family).clone(), |all, set| {
         all.union(set)
     })
 }
