@@ -186,18 +186,21 @@ fn put(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The files that are mutated, as `ROOM/NAME.rs`: read once, so that numbers stay what they are.
+/// The files that are mutated, with their paths below `src`: read once, so that numbers stay what they are.
 fn mutated(repository: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
     let mut files = BTreeMap::new();
-    for room in ROOMS {
-        for entry in fs::read_dir(repository.join("src").join(room))? {
+    let mut open: Vec<String> = ROOMS.map(str::to_owned).to_vec();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(repository.join("src").join(&folder))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
+            let path = format!("{folder}/{name}");
+            if entry.path().is_dir() {
+                open.push(path);
             // Their own tests give no rules.
-            if name == "tests.rs" {
-                continue;
+            } else if name != "tests.rs" {
+                files.insert(path, fs::read_to_string(entry.path())?);
             }
-            files.insert(format!("{room}/{name}"), fs::read_to_string(entry.path())?);
         }
     }
     Ok(files)
@@ -210,8 +213,8 @@ fn write(
     refused: &BTreeSet<u32>,
 ) -> Result<Vec<Mistake>, Box<dyn Error>> {
     let to = copy.join("src");
-    for room in ROOMS {
-        fs::create_dir_all(to.join(room))?;
+    for folder in files.keys().filter_map(|name| Path::new(name).parent()) {
+        fs::create_dir_all(to.join(folder))?;
     }
     let mut all = Vec::new();
     for (name, text) in files {
