@@ -189,11 +189,8 @@ fn waiting_change_stops_the_next_apply(backend: Backend) -> Result {
         refused.err
     );
     let refused = ns.kept(&["rollback", "1", "--yes"]).expect(1);
-    assert!(
-        refused.err.contains("waits for its confirmation"),
-        "{}",
-        refused.err
-    );
+    let words = "a change is pending: revert it with `fwc rollback`";
+    assert!(refused.err.contains(words), "{}", refused.err);
     let told = ns.kept(&["recover"]).expect(0);
     assert!(
         told.out.contains("waits for its confirmation"),

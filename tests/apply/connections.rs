@@ -71,7 +71,7 @@ fn warm_keeps_open_connections(backend: Backend) -> Result {
     assert!(told.err.contains("`fwc apply --warm`"), "{}", told.err);
     let done = host.apply("ssh.toml", &["--warm"]).expect(0);
     assert!(
-        done.err.contains("made 2 open TCP connections"),
+        done.err.contains("added 2 open TCP connections"),
         "{}",
         done.err
     );
@@ -97,13 +97,13 @@ fn cut_ends_what_may_not_begin(backend: Backend) -> Result {
     assert!(refused.err.contains("add --wait"), "{}", refused.err);
     let done = host.apply("ssh.toml", &["--cut"]).expect(0);
     assert_eq!(
-        done.err.matches("ended 10.94.0.2:").count(),
+        done.err.matches("closed 10.94.0.2:").count(),
         1,
         "{}",
         done.err
     );
     assert_eq!(
-        done.err.matches("ended [2001:db8:94::2]:").count(),
+        done.err.matches("closed [2001:db8:94::2]:").count(),
         1,
         "{}",
         done.err

@@ -133,7 +133,7 @@ fn tools_end_with_the_watchdog(backend: Backend) -> Result {
     let apply = ["apply", "web.toml", "--confirm", "--timeout", "300s"];
     let mut command = replaced(&ns, "iptables-restore", &script, &apply);
     let ended = ns.net().enter(|| run(&mut command, "")).expect(0);
-    assert!(ended.out.contains("change 2") || ended.err.contains("change 2"));
+    assert!(ended.out.contains("Change 2") || ended.err.contains("Change 2"));
     fs::write(ns.path("back"), "").unwrap();
     let dog = watchdog(&ns);
     // It takes the change back at once when its time is over: here by a journal that says so.

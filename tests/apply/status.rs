@@ -67,7 +67,7 @@ fn status_tells_whose_hand(backend: Backend) -> Result {
         "    + -A INPUT -j f2b-sshd\n        of fail2ban\n",
         "    + -A INPUT -s 192.0.2.7/32 -j DROP\n        by hand, or by a tool that fwc does not know\n",
         "  IPv4 filter f2b-sshd: a chain that fwc did not make, with 0 rules; of fail2ban\n",
-        "  IPv6 filter INPUT\n    the policy is ACCEPT, applied was DROP\n    - -A INPUT -i lo -j ACCEPT\n",
+        "  IPv6 filter INPUT\n    the policy is ACCEPT; DROP was applied\n    - -A INPUT -i lo -j ACCEPT\n",
         "at boot: the files are as applied\n",
         "what to do: ",
     ] {
