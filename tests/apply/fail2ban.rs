@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Test;
 use super::confirm::until;
@@ -127,19 +127,28 @@ fn live(ns: &Namespace) -> (BTreeMap<String, usize>, usize) {
 
 const BANNED: &str = "10.95.1.2";
 
-/// Tries to get in again and again: the number of attempts that did, of all.
-fn knock(client: &Net, server: &str, patience: u64, is_over: &AtomicBool) -> (usize, usize) {
-    let (mut inside, mut all) = (0, 0);
+/// Tries to get in again and again. Returns the number of attempts that did, the number of all, and how the last failed one ended.
+fn knock(
+    client: &Net,
+    server: &str,
+    patience: u64,
+    is_over: &AtomicBool,
+) -> (usize, usize, Option<String>) {
+    let (mut inside, mut all, mut failed) = (0, 0, None);
     let server: SocketAddr = server.parse().unwrap();
     client.enter(|| {
         while !is_over.load(Ordering::Relaxed) {
+            let begun = Instant::now();
             let reached = TcpStream::connect_timeout(&server, Duration::from_millis(patience));
             inside += usize::from(reached.is_ok());
             all += 1;
+            if let Err(error) = reached {
+                failed = Some(format!("{error} after {:?}", begun.elapsed()));
+            }
             thread::sleep(Duration::from_millis(5));
         }
     });
-    (inside, all)
+    (inside, all, failed)
 }
 
 /// So many applies, and as many bans meanwhile, of which every second one is taken back.
@@ -225,7 +234,7 @@ fn bans_outlive_applies(backend: Backend, ownership: &str, rounds: usize) -> Res
             let_in.1 > 100 && kept_out.1 > 100,
             "{let_in:?} {kept_out:?}"
         );
-        assert_eq!(let_in.0, let_in.1, "packets were lost");
+        assert_eq!(let_in.0, let_in.1, "packets were lost: {:?}", let_in.2);
         let breaches = breaches.load(Ordering::Relaxed);
         assert_eq!((kept_out.0, breaches), (0, 0), "of {} attempts", kept_out.1);
         let line = format!(

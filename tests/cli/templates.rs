@@ -234,12 +234,12 @@ fn a_false_mark() {
     assert_refused("nat.j2", template, &["control character"]);
 }
 
-/// A mistake of the template language is no end of fwc.
+/// A bug of the template engine does not end fwc.
 #[test]
 fn what_the_language_itself_cannot_do() {
     let (run, _) = build(&[("nat.j2", "{% for x in [][::-1] %}{% endfor %}")]);
     assert_eq!(run.status, 1, "{}", run.err);
-    let words = "error[bad-template]: invalid operation: the template language fails";
+    let words = "error[bad-template]: invalid operation: the template engine failed";
     assert!(run.err.contains(words), "{}", run.err);
 }
 
