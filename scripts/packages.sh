@@ -23,12 +23,17 @@ install_packages() (
 	fi
 	echo "Installing $* ..." >&2
 	"${sudo[@]}" apt-get update -qq >&2
-	before=$(dpkg-query -W -f '${Package}\n' | sort)
+	before=$(installed)
 	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-	dpkg-query -W -f '${Package}\n' | sort | comm -13 <(echo "$before") - | while read -r package; do
+	installed | comm -13 <(echo "$before") - | while read -r package; do
 		dpkg -L "$package" | sed -nE 's,.*/systemd/system/([^/@]+\.(service|socket|timer))$,\1,p'
-	done | xargs -r "${sudo[@]}" systemctl disable >/dev/null 2>&1 || true
+	done | while read -r unit; do
+		"${sudo[@]}" systemctl disable --quiet "$unit" 2>/dev/null || echo "cannot disable $unit: it may start at the next boot" >&2
+	done
 )
+
+# The packages that are installed: those that were removed, but not purged, are not.
+installed() { dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort; }
 
 # need COMMAND=PACKAGE...: every command is there afterwards, or the script ends.
 need() {

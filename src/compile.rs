@@ -11,7 +11,9 @@ use crate::net::Date;
 use crate::policy::{self, Allow, Policy};
 use crate::resolve::{self, Members, Plan, check_expiry, resolve};
 use crate::source::{SourceMap, Span};
-use crate::verify::{self, Proof, RenderedRules, TestOutcome, Verifier, test};
+use crate::verify::{
+    self, Disagreement, DisagreementKind, Proof, RenderedRules, TestOutcome, Verifier, test,
+};
 
 /// Options for [`compile`].
 #[derive(Clone, Copy, Debug)]
@@ -449,7 +451,9 @@ fn proven<'p>(
     differences.extend(rules_without_a_line(plan, rendered));
     let holds = differences.is_empty() && proof.holds();
     if !differences.is_empty() {
-        findings.report(proof_failed(differences, templates));
+        let is_internal = |one: &Disagreement| matches!(one.what, DisagreementKind::Internal(..));
+        let is_internal = proof.disagreements.iter().any(is_internal);
+        findings.report(proof_failed(differences, templates, is_internal));
     }
     for (family, reason) in &proof.gave_up {
         let message = format!("{family}: {reason}");
@@ -475,7 +479,11 @@ fn proven<'p>(
 ///
 /// Its place is where the user's own templates differ from the built-in ones, because only they can have caused it. Without such
 /// templates it is the rule that the first difference is about.
-fn proof_failed(differences: Vec<Diagnostic>, templates: &Templates) -> Diagnostic {
+fn proof_failed(
+    differences: Vec<Diagnostic>,
+    templates: &Templates,
+    is_internal: bool,
+) -> Diagnostic {
     const MOST: usize = 8;
     let message = "the generated rules do not match the policy";
     let mut finding = Diagnostic::error_without_place(Code::ProofFailed, message);
@@ -500,7 +508,7 @@ fn proof_failed(differences: Vec<Diagnostic>, templates: &Templates) -> Diagnost
     let mut labels = labels.into_iter();
     finding.primary = labels.next();
     finding.secondary = labels.collect();
-    if templates.changes().is_empty() {
+    if is_internal || templates.changes().is_empty() {
         return finding.help(verify::INTERNAL);
     }
     finding

@@ -12,11 +12,11 @@ use super::persist::folders;
 use super::records::RulesetFiles;
 use super::rulesets::{normal, parse, save};
 use super::store::Store;
-use super::{absent, disk, panic, points};
+use super::{absent, disk, panic, points, sets};
 use crate::diff::IPSETS_FILE;
 use crate::expand::RULES_HEADING;
 use crate::fault::Point;
-use crate::live::{self, Host, Ipsets, LiveRuleset};
+use crate::live::{self, Host, LiveRuleset};
 use crate::net::{Family, PerFamily};
 use crate::resolve::Ownership;
 
@@ -150,7 +150,7 @@ fn last_confirmed(
 
 /// Creates the missing sets. The members of sets that exist are left to `apply`.
 fn make_sets(host: &mut dyn Host, text: &str) -> Result<(), Error> {
-    let mut sets = Ipsets::parse(text).map_err(Error::Sets)?;
+    let mut sets = sets::parse(text)?;
     if sets.0.is_empty() {
         return Ok(());
     }

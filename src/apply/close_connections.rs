@@ -67,12 +67,7 @@ fn own(
         let is_within = one.local.ip() == one.remote.ip() || one.remote.ip().is_loopback();
         !is_within && !client.connections.contains(one)
     });
-    let all = ClientConnection {
-        connections: open.clone(),
-        elsewhere: Vec::new(),
-        who: client.who.clone(),
-    };
-    let stopped = guard::check(host, &all, plan)?;
+    let stopped = guard::check(host, &open, plan)?;
     let beginnings: HashSet<[SocketAddr; 2]> = stopped
         .into_iter()
         .filter_map(|lockout| {

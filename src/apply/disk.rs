@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::error::Error;
 use crate::files::{self, OpenFolder, Staged, Trust};
 
@@ -14,6 +16,13 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
         .and_then(Staged::publish)
         .map(drop)
         .map_err(|error| Error::io("cannot write", path, error))
+}
+
+/// Writes a value as a line of JSON, as [`write`] does.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| Error::io("cannot write", path, error.into()))?;
+    write(path, &(text + "\n"))
 }
 
 /// Reads a file; `None` if there is none.

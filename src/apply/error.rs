@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// A program other than fwc holds the lock of fwc.
     #[error("{0} holds the lock of fwc and is not fwc: wait until it ends, or end it")]
-    LockedByOther(live::XtablesLockHolder),
+    LockedByOther(live::LockHolder),
     /// fwc was started by a hook, and would wait for the fwc that waits for the hook.
     #[error(
         "this fwc runs in a hook of process {0}, and each would wait for the other to end; nothing was changed. Start it outside the hook (`systemd-run --no-block`)"
@@ -102,7 +102,7 @@ pub enum Error {
     #[error("{}", rehearsal(.0))]
     Rehearsal(live::Error),
     /// The kernel cannot be read or changed.
-    #[error("cannot read the live rules: {0}")]
+    #[error("the live firewall cannot be read or changed: {0}")]
     Live(live::Error),
     /// `fwc panic` is on.
     #[error(
@@ -202,7 +202,7 @@ pub enum Error {
     },
     /// A change waits for its confirmation.
     #[error(
-        "change {number} waits for its confirmation until {until}; `fwc confirm` keeps it, `fwc rollback` reverts it"
+        "change {number} waits for `fwc confirm` until {until}; run it to keep the change, or `fwc rollback` to revert it"
     )]
     Pending {
         /// Its number.
@@ -211,11 +211,11 @@ pub enum Error {
         until: String,
     },
     /// No change waits for a confirmation.
-    #[error("no change waits for a confirmation")]
+    #[error("no change waits for `fwc confirm`")]
     NotPending,
     /// The change was not confirmed in time, or `fwc rollback` reverted it.
     #[error(
-        "change {0} was not confirmed in time and was reverted: the rules are as they were before"
+        "change {0} was not confirmed and was reverted: the rules are as they were before; `fwc history` says why"
     )]
     TakenBack(u64),
     /// The confirmation does not prove that the user can still connect.
@@ -249,7 +249,15 @@ pub enum Error {
         "the new rules are active and saved for the next boot, but fwc could not record the change: {0}\nrepair that, then run `fwc apply` again"
     )]
     NotRecorded(Box<Self>),
-    /// A file of the state directory is not as fwc wrote it.
+    /// The record of a change, open or ended, is not as fwc wrote it.
+    #[error("{} is not a valid record of fwc: {reason}. It may be the only way to revert a change that is not confirmed: look at the live rules before you move it away", .path.display())]
+    BadChange {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with the file.
+        reason: String,
+    },
+    /// The record of the rules that fwc made is not as fwc wrote it.
     #[error("{} is not a valid record of fwc: {reason}. Remove it: fwc then treats the live rules as other programs'", .path.display())]
     BadRecord {
         /// The file.

@@ -25,21 +25,21 @@ impl ApplyPlan<'_> {
         host: &dyn Host,
         client: &ClientConnection,
     ) -> Result<Vec<Lockout>, Error> {
-        check(host, client, self)
+        check(host, &client.connections, self)
     }
 }
 
 /// Finds what the new rules would block of these connections, and of the tunnels that carry them.
 pub(super) fn check(
     host: &dyn Host,
-    client: &ClientConnection,
+    connections: &[TcpConnection],
     plan: &ApplyPlan<'_>,
 ) -> Result<Vec<Lockout>, Error> {
     let mut rules = PerFamily::default();
     let mut routes = HostRoutes::default();
     let listening = connection::listening();
     let mut found = Vec::new();
-    for connection in &client.connections {
+    for connection in connections {
         let device = routes.to(connection.remote.ip()).map(|route| route.device);
         let is_incoming = listening.contains(&connection.local.port());
         let rules_of = |rules| GuardedRules::of(rules, host, plan, connection.local.ip());
@@ -91,13 +91,6 @@ impl HostRoutes {
     }
 }
 
-fn family_of(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    }
-}
-
 /// The new rules of one family, and the members of sets.
 pub(super) struct GuardedRules {
     ruleset: Ruleset,
@@ -112,7 +105,7 @@ impl GuardedRules {
         plan: &ApplyPlan<'_>,
         address: IpAddr,
     ) -> Result<&'a Self, Error> {
-        let family = family_of(address);
+        let family = Family::of(address);
         let rules = &mut rules[family];
         match rules {
             Some(rules) => Ok(rules),
@@ -402,7 +395,7 @@ pub(super) fn packet(
     };
     let has_ports = protocol == Protocol::TCP || protocol == Protocol::UDP;
     Packet {
-        family: family_of(from.ip()),
+        family: Family::of(from.ip()),
         hook,
         in_device,
         out_device,

@@ -52,7 +52,7 @@ impl History {
             let parse = |text: String| serde_json::from_str(&text);
             text.map(parse)
                 .transpose()
-                .map_err(|error| Error::BadRecord {
+                .map_err(|error| Error::BadChange {
                     path: path.clone(),
                     reason: error.to_string(),
                 })
@@ -83,10 +83,7 @@ impl History {
 
     /// Adds an entry, and forgets the oldest beyond the limits.
     pub(super) fn add(&self, entry: &HistoryEntry) -> Result<(), Error> {
-        let path = self.path(entry.number);
-        let text = serde_json::to_string(entry)
-            .map_err(|error| Error::io("cannot write", &path, error.into()))?;
-        disk::write(&path, &(text + "\n"))?;
+        disk::write_json(&self.path(entry.number), entry)?;
         self.forget();
         Ok(())
     }

@@ -3,9 +3,10 @@
 use super::drift::{Drift, RuleDriftKind, drift, has_no_rule_of};
 use super::error::Error;
 use super::records::Intent;
+use super::rulesets::parse_file;
 use super::sets;
 use crate::diag::harmless;
-use crate::live::{Host, LiveRuleset};
+use crate::live::Host;
 use crate::net::Family;
 
 /// How many of the missing rules an error names.
@@ -17,7 +18,8 @@ pub(super) fn check(host: &dyn Host, intent: &Intent) -> Result<(), Error> {
     for family in Family::ALL {
         let live = host.save(family).map_err(Error::Live)?;
         let ours = intent.owned.of(family, &live);
-        for found in drift(family, &after(intent, family)?, &ours, &live) {
+        let after = parse_file(family, &intent.after[family])?;
+        for found in drift(family, &after, &ours, &live) {
             let place = format!("{family} {} {}", found.table, found.chain);
             match found.what {
                 Drift::Gone { .. } => missing.push(format!("{place}: the chain is missing")),
@@ -62,14 +64,10 @@ pub(super) fn check(host: &dyn Host, intent: &Intent) -> Result<(), Error> {
 /// Returns `true` if no rule of the change is live; `false` if the live rules cannot be read.
 pub(super) fn is_gone(host: &dyn Host, intent: &Intent) -> bool {
     Family::ALL.into_iter().all(|family| {
-        let (Ok(live), Ok(after)) = (host.save(family), after(intent, family)) else {
+        let after = parse_file(family, &intent.after[family]);
+        let (Ok(live), Ok(after)) = (host.save(family), after) else {
             return false;
         };
         has_no_rule_of(&intent.owned.of(family, &live), &after)
     })
-}
-
-/// Parses the rules after a change.
-fn after(intent: &Intent, family: Family) -> Result<LiveRuleset, Error> {
-    LiveRuleset::parse(&intent.after[family]).map_err(|source| Error::Payload { family, source })
 }

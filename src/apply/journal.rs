@@ -42,7 +42,8 @@ impl Journal {
         &self.folder
     }
 
-    fn intent_path(&self) -> PathBuf {
+    /// Returns the path of the file that has the intent.
+    pub(super) fn intent_path(&self) -> PathBuf {
         self.folder.join("transaction.json")
     }
 
@@ -55,8 +56,7 @@ impl Journal {
         let path = self.intent_path();
         let failed = |source| Error::io("cannot write", &path, source);
         fault::at(Point::Intent).map_err(failed)?;
-        let text = serde_json::to_string(intent).map_err(|error| failed(error.into()))?;
-        disk::write(&path, &(text + "\n"))?;
+        disk::write_json(&path, intent)?;
         fault::at(Point::IntentWritten).map_err(failed)?;
         // Until its first line is there, the journal ends with the previous change: `last` finds none of the new number.
         let line = line(intent.number, &JournalStep::Begun).map_err(failed)?;
@@ -66,10 +66,7 @@ impl Journal {
     /// Adds the process id of the watchdog to the intent.
     pub(super) fn watched(&self, intent: &mut Intent, pid: u32) -> Result<(), Error> {
         intent.watchdog = Some(pid);
-        let path = self.intent_path();
-        let text = serde_json::to_string(intent)
-            .map_err(|error| Error::io("cannot write", &path, error.into()))?;
-        disk::write(&path, &(text + "\n"))
+        disk::write_json(&self.intent_path(), intent)
     }
 
     /// Appends a step, which is on disk on return.
@@ -89,7 +86,7 @@ impl Journal {
         let Some(text) = disk::read(&path)? else {
             return Ok(None);
         };
-        let bad = |reason: String| Error::BadRecord {
+        let bad = |reason: String| Error::BadChange {
             path: path.clone(),
             reason,
         };

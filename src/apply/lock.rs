@@ -50,10 +50,10 @@ fn is_fwc(holder: &holders::Holder, pid: Option<u32>) -> bool {
 }
 
 /// Returns the program that took the lock, if it is not fwc.
-fn stranger(holders: &[holders::Holder]) -> Option<live::XtablesLockHolder> {
+fn stranger(holders: &[holders::Holder]) -> Option<live::LockHolder> {
     let holder = holders.first()?;
     let is_strange = !holder.has_it_of_fwc && !holders::is_own_program(holder.pid);
-    is_strange.then(|| live::XtablesLockHolder {
+    is_strange.then(|| live::LockHolder {
         pid: holder.number(),
         name: process::name(&holder.number().to_string()).unwrap_or_default(),
     })

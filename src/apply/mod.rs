@@ -33,11 +33,12 @@
 //! The files, from the bottom up; none imports from a file above it:
 //!
 //! - pure functions on rules: [`patch`], [`owned`], [`inverse`], [`ownership`], [`transition_filter`], [`table_order`],
-//!   [`dominance`], [`drift`], [`loads`];
+//!   [`drift`], [`loads`];
 //! - what is on disk: [`records`], written by [`disk`], [`journal`], [`history`], [`owed`], [`store`] and [`lock`];
-//! - the change: [`sets`], [`persist`], [`rehearsal`], [`mod@plan`], and on a plan [`guard`], [`close_connections`],
-//!   [`plan_file`];
-//! - what acts on it: [`undo`] (with [`blind`]), [`transaction`], [`mod@recover`], [`watchdog`], [`mod@boot`], [`mod@status`].
+//! - the change: [`absent`], [`dominance`], [`sets`], [`persist`], [`rehearsal`] (or [`unrehearsed`]), [`mod@plan`], and on a plan
+//!   [`guard`], [`close_connections`], [`plan_file`];
+//! - what acts on it: [`in_force`], [`undo`] (with [`blind`]), [`transaction`], [`hooks`], [`mod@recover`], [`watchdog`],
+//!   [`mod@boot`], [`mod@status`], [`panic`].
 
 mod absent;
 mod blind;

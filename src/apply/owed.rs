@@ -43,15 +43,12 @@ pub(super) fn write(folder: &Path, number: u64, hooks: Vec<OwedHook>) -> Result<
     if hooks.is_empty() {
         return forget(folder);
     }
-    let path = path(folder);
     let owed = Owed {
         schema: Owed::SCHEMA.to_owned(),
         number,
         hooks,
     };
-    let text = serde_json::to_string(&owed)
-        .map_err(|error| Error::io("cannot write", &path, error.into()))?;
-    disk::write(&path, &(text + "\n"))
+    disk::write_json(&path(folder), &owed)
 }
 
 /// Forgets all hooks that are still to run.

@@ -7,7 +7,6 @@
 
 use std::fmt::Write;
 use std::fs::File;
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,7 +46,7 @@ impl Management {
             let (remote, local) = (connection.remote, connection.local);
             kept.kept.push(connection.to_string());
             let ports = |from: u16, to: u16| format!("-p tcp -m tcp --sport {from} --dport {to}");
-            let rules = &mut kept.rules[family_of(remote.ip())];
+            let rules = &mut kept.rules[Family::of(remote.ip())];
             rules.push(format!(
                 "-s {} -d {} {} -j ACCEPT",
                 remote.ip(),
@@ -76,7 +75,7 @@ impl Management {
                         kept.kept.push(format!(
                             "{protocol} with {remote}, which carries the tunnel `{device}`"
                         ));
-                        let rules = &mut kept.rules[family_of(remote)];
+                        let rules = &mut kept.rules[Family::of(remote)];
                         rules.push(format!("-s {remote} -p {protocol} -j ACCEPT"));
                         rules.push(format!("-d {remote} -p {protocol} -j ACCEPT"));
                     }
@@ -104,13 +103,6 @@ impl Management {
         rules.extend(kept.iter().cloned());
         rules.push("-j DROP".to_owned());
         rules
-    }
-}
-
-fn family_of(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
     }
 }
 

@@ -10,11 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::plan::ApplyPlan;
 use super::records::RulesetFiles;
-use super::{clock, text_diff};
+use super::{clock, sets, text_diff};
 use crate::diag::Style;
 use crate::fault::{self, Point};
 use crate::files::{Access, InputFile, Staged, Trust};
-use crate::live::Ipsets;
 use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.plan/1";
@@ -117,7 +116,7 @@ fn differences(
     to: &FirewallState,
     names: [&str; 2],
 ) -> Result<String, Error> {
-    let sets = |state: &FirewallState| Ipsets::parse(&state.sets).map_err(Error::Sets);
+    let sets = |state: &FirewallState| sets::parse(&state.sets);
     Ok(
         text_diff::sets(&sets(from)?, &sets(to)?, names, Style::Plain)
             + &text_diff::rules(&from.rules, &to.rules, names, Style::Plain),

@@ -15,14 +15,15 @@ pub(super) fn save(host: &dyn Host) -> Result<PerFamily<LiveRuleset>, Error> {
 
 /// Parses rules files.
 pub(super) fn parse(files: &PerFamily<String>) -> Result<PerFamily<LiveRuleset>, Error> {
-    let read = |family| {
-        let text: &String = &files[family];
-        LiveRuleset::parse(text).map_err(|source| Error::Payload { family, source })
-    };
     Ok(PerFamily {
-        v4: read(Family::V4)?,
-        v6: read(Family::V6)?,
+        v4: parse_file(Family::V4, &files.v4)?,
+        v6: parse_file(Family::V6, &files.v6)?,
     })
+}
+
+/// Parses the rules file of a family.
+pub(super) fn parse_file(family: Family, text: &str) -> Result<LiveRuleset, Error> {
+    LiveRuleset::parse(text).map_err(|source| Error::Payload { family, source })
 }
 
 /// Parses rules in the kernel's form.

@@ -13,7 +13,7 @@ use super::store::Store;
 use super::{absent, dominance};
 use crate::live::Concern;
 use crate::live::preflight;
-use crate::live::{Host, LiveRuleset, autoload};
+use crate::live::{Host, autoload};
 use crate::net::Family;
 
 /// The state of the firewall, compared with the applied ruleset.
@@ -132,16 +132,13 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
     };
     let (plan, snapshot) = compare_with_live(host, store, request)?;
     let (mut chains, mut is_gone) = (Vec::new(), true);
+    let (applied, live) = (parse(&plan.target)?, parse(&plan.live)?);
     for family in Family::ALL {
-        let read = |text: &str| {
-            LiveRuleset::parse(text).map_err(|source| Error::Payload { family, source })
-        };
-        let (applied, live) = (read(&plan.target[family])?, read(&plan.live[family])?);
-        chains.extend(drift(family, &applied, &live, &snapshot[family]));
-        is_gone &= has_no_rule_of(&live, &applied);
+        let (applied, live) = (&applied[family], &live[family]);
+        chains.extend(drift(family, applied, live, &snapshot[family]));
+        is_gone &= has_no_rule_of(live, applied);
     }
     let sets = plan.sets();
-    let applied = parse(&plan.target)?;
     status.concerns = preflight::look(&applied, &applied);
     status.concerns.extend(absent::concerns(host));
     let at_boot = persist::not_loaded_at_boot(persist_dir, ruleset);

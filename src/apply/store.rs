@@ -2,7 +2,6 @@
 //! `STATE/persisted/` and `STATE/history/` for a folder of rules files.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,7 @@ use super::journal::Journal;
 use super::owed;
 use super::records::{Intent, Owed};
 use crate::files;
-use crate::live::{LiveRuleset, NamespaceId};
+use crate::live::{DumpError, LiveRuleset, NamespaceId};
 use crate::net::PerFamily;
 
 const SCHEMA: &str = "fwc.record/1";
@@ -111,11 +110,16 @@ impl Store {
         let mut rulesets = Vec::new();
         for path in [self.applied_path(), self.persisted_path()] {
             if let Some(texts) = read(&path)?.applied {
-                rulesets.push(parse(&texts, &path)?);
+                rulesets.push(parse_record(&texts, &path)?);
             }
         }
-        if let Some((intent, _)) = self.journal().last()? {
-            rulesets.push(parse(&intent.after, &self.folder())?);
+        let journal = self.journal();
+        if let Some((intent, _)) = journal.last()? {
+            let bad = |error: DumpError| Error::BadChange {
+                path: journal.intent_path(),
+                reason: error.to_string(),
+            };
+            rulesets.push(parse(&intent.after).map_err(bad)?);
         }
         Ok(rulesets)
     }
@@ -124,7 +128,7 @@ impl Store {
     pub(super) fn boots(&self) -> Result<Option<PerFamily<LiveRuleset>>, Error> {
         let path = self.persisted_path();
         let texts = read(&path)?.applied;
-        texts.map(|texts| parse(&texts, &path)).transpose()
+        texts.map(|texts| parse_record(&texts, &path)).transpose()
     }
 
     /// Records the rules that are active now, and forgets network namespaces of earlier boots.
@@ -186,19 +190,20 @@ fn keep(path: &Path, target: &PerFamily<String>) -> Result<(), Error> {
     if read(path)? == record {
         return Ok(());
     }
-    write_record(path, record)
+    disk::write_json(path, &record)
 }
 
-fn parse(texts: &PerFamily<String>, path: &Path) -> Result<PerFamily<LiveRuleset>, Error> {
-    let parse = |text| {
-        LiveRuleset::parse(text).map_err(|error| Error::BadRecord {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })
-    };
+fn parse(texts: &PerFamily<String>) -> Result<PerFamily<LiveRuleset>, DumpError> {
     Ok(PerFamily {
-        v4: parse(&texts.v4)?,
-        v6: parse(&texts.v6)?,
+        v4: LiveRuleset::parse(&texts.v4)?,
+        v6: LiveRuleset::parse(&texts.v6)?,
+    })
+}
+
+fn parse_record(texts: &PerFamily<String>, path: &Path) -> Result<PerFamily<LiveRuleset>, Error> {
+    parse(texts).map_err(|error| Error::BadRecord {
+        path: path.to_owned(),
+        reason: error.to_string(),
     })
 }
 
@@ -215,13 +220,6 @@ fn read(path: &Path) -> Result<Record, Error> {
         return Err(bad(format!("its schema is `{}`", record.schema)));
     }
     Ok(record)
-}
-
-fn write_record(path: &Path, mut record: Record) -> Result<(), Error> {
-    SCHEMA.clone_into(&mut record.schema);
-    let text = serde_json::to_string_pretty(&record)
-        .map_err(|error| Error::io("cannot write", path, io::Error::other(error)))?;
-    disk::write(path, &(text + "\n"))
 }
 
 #[cfg(test)]

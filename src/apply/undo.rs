@@ -6,6 +6,7 @@
 use super::error::Error;
 use super::inverse::inverse;
 use super::records::{HistoryEntry, Intent, JournalStep};
+use super::rulesets::parse_file;
 use super::store::Store;
 use super::{blind, clock, patch, points, sets, table_order};
 use crate::fault::{self, Point};
@@ -180,9 +181,7 @@ enum Load {
 
 impl<'a> Back<'a> {
     fn new(intent: &'a Intent, family: Family) -> Result<Self, Error> {
-        let parse = |text: &str| {
-            LiveRuleset::parse(text).map_err(|source| Error::Payload { family, source })
-        };
+        let parse = |text: &str| parse_file(family, text);
         Ok(Self {
             intent,
             family,

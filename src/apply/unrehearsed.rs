@@ -1,8 +1,9 @@
 //! Rehearsals without a scratch network namespace, if none can be made and the user insists (`--no-rehearse`).
 
 use super::error::Error;
+use super::rulesets::parse_file;
 use crate::iptables::Ruleset;
-use crate::live::{LiveRuleset, Payload, Rehearsed};
+use crate::live::{Payload, Rehearsed};
 use crate::net::Family;
 
 /// Returns the rules in the kernel's form as fwc predicts it. Whether the kernel agrees shows after the commit, when they are read
@@ -21,8 +22,7 @@ pub(super) fn printed(payload: &Payload) -> Result<Rehearsed, Error> {
             Ok(ruleset) => ruleset.to_string(),
             Err(invalid) => return Err(Error::Unrehearsed(invalid.to_string())),
         };
-        let dump = LiveRuleset::parse(&text).map_err(|source| Error::Payload { family, source })?;
-        printed.rules[family] = Some(dump);
+        printed.rules[family] = Some(parse_file(family, &text)?);
     }
     Ok(printed)
 }

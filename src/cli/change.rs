@@ -56,7 +56,7 @@ pub struct ChangeArgs {
     /// Revert the change unless `fwc confirm` runs in time; return as soon as the rules are active
     #[arg(long)]
     pub confirm: bool,
-    /// How long to wait for the confirmation, from 1s to 1d
+    /// How long to wait for the confirmation, from 1s to 24h
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
     pub timeout: Duration,
     /// With --confirm: wait until the change is confirmed or reverted
@@ -89,7 +89,7 @@ pub struct ChangeArgs {
 
 /// Parses `--timeout`, such as `60s`, `2m` or `1m 30s`.
 fn timeout(text: &str) -> Result<Duration, String> {
-    let wrong = || "use a time from 1s to 1d, for example `60s` or `5m`".to_owned();
+    let wrong = || "use a time from 1s to 24h, for example `60s` or `5m`".to_owned();
     let parsed: SignedDuration = text.parse().map_err(|_| wrong())?;
     let time = Duration::try_from(parsed).map_err(|_| wrong())?;
     let sane = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
@@ -358,9 +358,7 @@ fn describe_gap(gap: Gap) -> String {
         }
     };
     let opens = match gap.may_open {
-        true => {
-            ", and fwc cannot rule out that the mixture accepts connections that neither accepts"
-        }
+        true => ", and connections may get through that neither accepts",
         false => "",
     };
     format!(

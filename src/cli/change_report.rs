@@ -222,7 +222,7 @@ impl fmt::Display for PendingChange {
         let left = self.deadline.saturating_sub(apply::since_boot());
         write!(
             out,
-            "Change {} is active. It reverts in {} s (at {}) unless you run `fwc confirm`, over SSH from a new session.",
+            "Change {} is active. It reverts in {} s (at {}) unless you run `fwc confirm` (over SSH: from a new session).",
             self.number,
             left.div_ceil(1000),
             self.until
@@ -309,7 +309,7 @@ fn removals(plan: &ApplyPlan<'_>, verb: &str) -> String {
     for finding in plan.removed() {
         let maker = match finding.owner {
             Some(owner) => format!("of {owner}"),
-            None => "added by hand".to_owned(),
+            None => "added by hand, or by an unknown tool".to_owned(),
         };
         let _ = writeln!(text, "{verb} ({maker}): {finding}");
     }

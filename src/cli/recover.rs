@@ -109,7 +109,9 @@ impl Args {
                 Ok(LoadedFrom::Already) => output.tell(&format!("{family}: {from} is live\n")),
                 Ok(LoadedFrom::Now(removed)) => {
                     for stray in removed {
-                        output.tell(&format!("removed (added by hand): {stray}\n"));
+                        output.tell(&format!(
+                            "removed (added by hand, or by an unknown tool): {stray}\n"
+                        ));
                     }
                     output.tell(&format!("{family}: loaded {from}\n"));
                 }
@@ -134,7 +136,7 @@ fn report(found: &[Recovered]) -> String {
     for one in found {
         if let Recovered::Waiting { number, until } = one {
             text.push_str(&format!(
-                "change {number} waits for its confirmation until {until}\n"
+                "change {number} waits for `fwc confirm` until {until}\n"
             ));
         }
         text.extend(recovered(one).map(|line| line + "\n"));

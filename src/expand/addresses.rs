@@ -3,7 +3,7 @@
 use super::context::{NegatableContext, SetContext};
 use super::sets;
 use crate::net::{AddressSet, Family, IntervalSet, address_of, prefix_length};
-use crate::resolve::{AddressCondition, Members, Plan};
+use crate::resolve::{AddressCondition, Plan};
 
 /// The match of one line for its source or destination.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,11 @@ pub fn matches(
     family: Family,
     side: SetDirection,
 ) -> Vec<AddressMatch> {
+    // Without this, a rule that matches nothing here would give its chain a preamble, which has effects of its own (it drops INVALID
+    // packets).
+    if addresses.is_some_and(|addresses| plan.excludes_all(addresses, networks, family)) {
+        return Vec::new();
+    }
     let networks = networks.map(|networks| networks.family(family));
     let Some(addresses) = addresses else {
         return match networks {
@@ -35,9 +40,6 @@ pub fn matches(
             Some(networks) => positive(family, networks),
         };
     };
-    if excludes_all(plan, addresses, networks, family) {
-        return Vec::new();
-    }
     let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
     let sets = sets.filter_map(|set| sets::live_name(set, family));
     let literals = addresses.listed.family(family);
@@ -86,14 +88,14 @@ pub fn count(
     plan: &Plan,
     family: Family,
 ) -> usize {
+    if addresses.is_some_and(|addresses| plan.excludes_all(addresses, networks, family)) {
+        return 0;
+    }
     let networks = networks.map(|networks| networks.family(family));
     let around = networks.map_or(1, |networks| networks.intervals().len());
     let Some(addresses) = addresses else {
         return around;
     };
-    if excludes_all(plan, addresses, networks, family) {
-        return 0;
-    }
     let literals = addresses.listed.family(family);
     let number = |set: &IntervalSet| set.intervals().len();
     if addresses.negated {
@@ -110,35 +112,6 @@ pub fn count(
         Some(networks) => number(&networks.intersection(literals)),
     };
     plain.saturating_add(sets.saturating_mul(around))
-}
-
-/// Returns `true` if the members of sets leave no address that is in the condition and in the networks. Lines for such a rule
-/// would match nothing, but they would give its chain a preamble, which has effects of its own (it drops INVALID packets).
-fn excludes_all(
-    plan: &Plan,
-    addresses: &AddressCondition,
-    networks: Option<&IntervalSet>,
-    family: Family,
-) -> bool {
-    if addresses.sets.is_empty() {
-        // The lines without sets are exact.
-        return false;
-    }
-    let everything = || IntervalSet::from_intervals([(0, family.last_address())]);
-    let mut known = addresses.listed.family(family).clone();
-    for set in &addresses.sets {
-        match &plan.sets[*set].members {
-            Members::Static(members) => known = known.union(members.family(family)),
-            // It may have any address, and may lack any.
-            Members::Dynamic { .. } if addresses.negated => {}
-            Members::Dynamic { .. } => known = everything(),
-        }
-    }
-    let networks = networks.cloned().unwrap_or_else(everything);
-    match addresses.negated {
-        true => networks.difference(&known).is_empty(),
-        false => networks.intersection(&known).is_empty(),
-    }
 }
 
 fn negative(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {

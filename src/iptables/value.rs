@@ -61,10 +61,7 @@ impl Network {
 
     /// Returns the family of the address and the mask.
     pub fn family(&self) -> Family {
-        match self.address {
-            IpAddr::V4(_) => Family::V4,
-            IpAddr::V6(_) => Family::V6,
-        }
+        Family::of(self.address)
     }
 
     /// Returns the address.

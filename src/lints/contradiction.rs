@@ -16,5 +16,5 @@ pub fn finding(denies: (Span, &str), accepts: (Span, &str), packet: String) -> D
     LINT.at(denies.0, message)
         .also(accepts.0, "accepts it before")
         .with_note(format!("one such packet: {packet}"))
-        .help("put the rule that denies in front, if it is meant to win")
+        .help("move the rule that denies before the other one, if it is meant to win")
 }

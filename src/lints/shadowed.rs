@@ -29,7 +29,7 @@ pub fn by_preamble(span: Span, accepts: bool, is_icmp: bool) -> Diagnostic {
         finding = finding
             .help("`icmp = \"essential-no-ping\"` under [defaults] leaves ping to the rules");
     }
-    finding.help("say `stage = \"early\"`, or change what [defaults] accepts")
+    finding.help("use `stage = \"early\"`, or change what [defaults] accepts")
 }
 
 /// Reports an entry all of whose packets other entries take.

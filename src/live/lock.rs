@@ -13,16 +13,16 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, major, minor, open};
 /// The default lock file; `XTABLES_LOCKFILE` names another one.
 const FILE: &str = "/run/xtables.lock";
 
-/// A process that holds the lock.
+/// A process that holds a lock, that of iptables or that of fwc.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XtablesLockHolder {
+pub struct LockHolder {
     /// Its process ID.
     pub pid: u32,
     /// Its name.
     pub name: String,
 }
 
-impl fmt::Display for XtablesLockHolder {
+impl fmt::Display for LockHolder {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "`{}` (process {})", self.name, self.pid)
     }
@@ -30,10 +30,7 @@ impl fmt::Display for XtablesLockHolder {
 
 /// Waits until no process holds the lock, without taking it for longer than the check. The error is the process that
 /// still holds it, if known.
-pub(super) fn wait(
-    file: Option<&OsStr>,
-    patience: Duration,
-) -> Result<(), Option<XtablesLockHolder>> {
+pub(super) fn wait(file: Option<&OsStr>, patience: Duration) -> Result<(), Option<LockHolder>> {
     let path = Path::new(file.unwrap_or(OsStr::new(FILE)));
     let deadline = Instant::now() + patience;
     // Without it nobody holds it. A FIFO in its place is not waited for.
@@ -51,11 +48,11 @@ pub(super) fn wait(
 }
 
 /// Returns the process that holds the lock now.
-pub(super) fn holder_of(file: Option<&OsStr>) -> Option<XtablesLockHolder> {
+pub(super) fn holder_of(file: Option<&OsStr>) -> Option<LockHolder> {
     holder(Path::new(file.unwrap_or(OsStr::new(FILE))))
 }
 
-fn holder(path: &Path) -> Option<XtablesLockHolder> {
+fn holder(path: &Path) -> Option<LockHolder> {
     let metadata = fs::metadata(path).ok()?;
     let device = metadata.dev();
     let (major, minor, inode) = (major(device), minor(device), metadata.ino());
@@ -63,7 +60,7 @@ fn holder(path: &Path) -> Option<XtablesLockHolder> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let pid = held(&locks, &file)?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(XtablesLockHolder {
+    Some(LockHolder {
         pid,
         name: name.trim().to_owned(),
     })

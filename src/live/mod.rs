@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 
 pub use concern::Concern;
 pub use dump::{DumpError, LINE_FEED, LiveChain, LiveChains, LiveRule, LiveRuleset};
-pub use lock::XtablesLockHolder;
+pub use lock::LockHolder;
 pub use namespace::NamespaceId;
 pub use real::Real;
 pub use sets::{Ipset, Ipsets, ListedIpset};
@@ -181,7 +181,7 @@ pub enum Error {
         "{} holds the lock of iptables' tools for more than {} seconds; wait until it is done, or end it",
         .0.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string), tools::WAIT
     )]
-    Lock(Option<XtablesLockHolder>),
+    Lock(Option<LockHolder>),
     /// A tool exceeded its time limit and was killed.
     #[error("`{tool}` was not done after {} seconds, and was killed", .limit.as_secs_f32())]
     TimedOut {

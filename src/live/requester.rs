@@ -106,7 +106,8 @@ impl ClientConnection {
         // The firewall of this namespace cannot cut the connections of processes in other ones.
         let (inside, outside): (Vec<String>, Vec<String>) = all.into_iter().partition(is_here);
         let who = requester(
-            &[&connections, &elsewhere].map(|list| !list.is_empty()),
+            !connections.is_empty(),
+            !elsewhere.is_empty(),
             &inside,
             &outside,
             stale,
@@ -120,14 +121,14 @@ impl ClientConnection {
 }
 
 /// Decides where the user is. `inside` are the processes in this network namespace, `outside` the ancestors and clients in
-/// others; `is_connected` says whether connections were found here, and in other namespaces.
+/// others. `is_here` and `is_elsewhere` say whether connections were found in this namespace and in others.
 fn requester(
-    is_connected: &[bool; 2],
+    is_here: bool,
+    is_elsewhere: bool,
     inside: &[String],
     outside: &[String],
     stale: Option<TcpConnection>,
 ) -> Requester {
-    let [is_here, is_elsewhere] = *is_connected;
     if is_here {
         return Requester::Ssh;
     }

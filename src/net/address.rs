@@ -139,11 +139,7 @@ impl fmt::Display for AddressRange {
 }
 
 fn split(address: IpAddr) -> (Family, u128) {
-    let family = match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    };
-    (family, number_of(address))
+    (Family::of(address), number_of(address))
 }
 
 /// Returns the bits of an address behind a prefix length, all set.

@@ -1,6 +1,7 @@
 //! The two address families, and a pair of values with one for each.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,14 @@ pub enum Family {
 impl Family {
     /// Both families, in the order in which they are built and applied.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Returns the family of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
 
     /// Returns the number of bits in an address: 32 or 128.
     pub const fn bits(self) -> u8 {

@@ -56,10 +56,7 @@ fn family_of(change: MangleChange) -> Option<Family> {
     else {
         return None;
     };
-    Some(match address {
-        std::net::IpAddr::V4(_) => Family::V4,
-        std::net::IpAddr::V6(_) => Family::V6,
-    })
+    Some(Family::of(address))
 }
 
 /// Returns `true` if routing may depend on the change: `ip rule` can read marks, and TPROXY works before routing only.

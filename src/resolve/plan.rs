@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::net::{
-    AddressRange, AddressSet, Date, IcmpType, InterfacePattern, IntervalSet, MacAddress, MarkMatch,
-    PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
+    AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet, MacAddress,
+    MarkMatch, PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
     CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
@@ -187,6 +187,35 @@ impl Plan {
             }
         }
         (known, open)
+    }
+
+    /// Returns `true` if no address of a family is in a condition and in the networks of a zone (`None`: any address), whatever
+    /// other programs put into dynamic sets.
+    pub fn excludes_all(
+        &self,
+        addresses: &AddressCondition,
+        networks: Option<&AddressSet>,
+        family: Family,
+    ) -> bool {
+        let everything = || IntervalSet::from_intervals([(0, family.last_address())]);
+        let mut left = networks.map_or_else(everything, |set| set.family(family).clone());
+        let mut known = vec![addresses.listed.family(family)];
+        for set in &addresses.sets {
+            match &self.sets[*set].members {
+                Members::Static(members) => known.push(members.family(family)),
+                // It may lack any address, and may have any.
+                Members::Dynamic { .. } if addresses.negated => {}
+                Members::Dynamic { .. } => return left.is_empty(),
+            }
+        }
+        // Set by set: a union of large sets would be sorted anew for each rule.
+        if addresses.negated {
+            for set in known {
+                left = left.difference(set);
+            }
+            return left.is_empty();
+        }
+        known.iter().all(|set| left.intersection(set).is_empty())
     }
 
     /// Returns the members of an endpoint. `any` and `host` have one member without conditions.

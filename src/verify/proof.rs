@@ -127,7 +127,7 @@ pub enum DisagreementKind {
     IpSet(String),
     /// The rules have no meaning in the analysis.
     Unreadable(TextError),
-    /// The difference is only in packets that cannot exist, for example ports of a protocol without ports.
+    /// The difference is only in packets that cannot occur, for example ports of a protocol without ports.
     ImpossiblePackets(BaseChain),
     /// The packet sets and the walkers contradict each other, which is an error of fwc; the packet if there is one, and what
     /// contradicts what.

@@ -83,17 +83,13 @@ impl Disagreement {
             )),
             DisagreementKind::Treatment(treated) => self.about_effects(treated),
             DisagreementKind::ImpossiblePackets(chain) => structural(format!(
-                "in {} the rules differ from the policy, but only for packets that cannot exist",
+                "in {} the rules differ from the policy, but only for packets that cannot occur",
                 chain.as_str()
             )),
-            DisagreementKind::Internal(None, what) => structural(format!(
-                "internal error: {what}; please report this with the policy"
-            )),
+            DisagreementKind::Internal(None, what) => structural(format!("internal error: {what}")),
             DisagreementKind::Internal(Some(walked), what) => self
                 .about(walked, policy, "could not be verified")
-                .with_note(format!(
-                    "internal error: {what}; please report this with the policy"
-                )),
+                .with_note(format!("internal error: {what}")),
         }
     }
 
@@ -168,7 +164,7 @@ impl Disagreement {
     }
 }
 
-/// The help for a proof that failed although no template was changed.
+/// The help for a proof that failed through no fault of the policy or of a template.
 pub const INTERNAL: &str =
     "this is an internal error: please report it with the policy; nothing was written";
 

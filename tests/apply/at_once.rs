@@ -52,7 +52,7 @@ fn is_clear(ended: &Ended) -> bool {
         Some(1) => [
             "another fwc is changing this firewall",
             "the live rules changed in the meantime",
-            "no change waits for a confirmation",
+            "no change waits for `fwc confirm`",
         ]
         .iter()
         .any(|words| ended.err.contains(words)),

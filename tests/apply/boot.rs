@@ -205,7 +205,7 @@ fn boot_leaves_what_waits(backend: Backend) -> Result {
         .expect(0);
     let saved = ns.saved();
     let out = boot(&ns).expect(0).out;
-    assert!(out.contains("change 2 waits for its confirmation"), "{out}");
+    assert!(out.contains("change 2 waits for `fwc confirm`"), "{out}");
     assert_eq!(ns.saved(), saved);
     ns.kept(&["rollback"]).expect(0);
     Ok(())

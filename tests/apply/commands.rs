@@ -192,7 +192,7 @@ fn rule_added_by_hand_is_shown_and_removed(backend: Backend) -> Result {
         diff.out
     );
     let applied = ns.apply("web.toml", &[]).expect(0);
-    let line = "removed (added by hand): IPv4 filter: -A INPUT -s 192.0.2.7/32 -j ACCEPT";
+    let line = "removed (added by hand, or by an unknown tool): IPv4 filter: -A INPUT -s 192.0.2.7/32 -j ACCEPT";
     assert!(applied.out.contains(line), "{}", applied.out);
     assert_eq!(ns.saved(), before);
     ns.fwc(&["diff", "web.toml"]).expect(0);
@@ -334,7 +334,9 @@ fn dry_run_changes_nothing(backend: Backend) -> Result {
     let before = ns.saved();
     let would = ns.apply("web.toml", &["--dry-run"]).expect(2);
     assert!(
-        would.out.contains("would remove (added by hand): IPv4"),
+        would
+            .out
+            .contains("would remove (added by hand, or by an unknown tool): IPv4"),
         "{}",
         would.out
     );
@@ -478,7 +480,7 @@ fn rules_that_booted_from_our_files_are_ours(backend: Backend) -> Result {
         &["-A", "INPUT", "-s", "192.0.2.7", "-j", "ACCEPT"],
     );
     let applied = rebooted.apply("ssh.toml", &[]).expect(0);
-    let line = "removed (added by hand): IPv4 filter: -A INPUT -s 192.0.2.7/32 -j ACCEPT\n";
+    let line = "removed (added by hand, or by an unknown tool): IPv4 filter: -A INPUT -s 192.0.2.7/32 -j ACCEPT\n";
     assert_eq!(applied.out.matches("removed").count(), 1, "{}", applied.out);
     assert!(applied.out.contains(line), "{}", applied.out);
     Ok(())

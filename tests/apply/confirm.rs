@@ -184,7 +184,7 @@ fn waiting_change_stops_the_next_apply(backend: Backend) -> Result {
     let live = ns.saved();
     let refused = ns.apply("ssh.toml", &[]).expect(1);
     assert!(
-        refused.err.contains("waits for its confirmation"),
+        refused.err.contains("waits for `fwc confirm`"),
         "{}",
         refused.err
     );
@@ -192,11 +192,7 @@ fn waiting_change_stops_the_next_apply(backend: Backend) -> Result {
     let words = "a change is pending: revert it with `fwc rollback`";
     assert!(refused.err.contains(words), "{}", refused.err);
     let told = ns.kept(&["recover"]).expect(0);
-    assert!(
-        told.out.contains("waits for its confirmation"),
-        "{}",
-        told.out
-    );
+    assert!(told.out.contains("waits for `fwc confirm`"), "{}", told.out);
     assert_eq!(ns.saved(), live);
     ns.kept(&["confirm"]).expect(0);
     ns.apply("ssh.toml", &[]).expect(0);
@@ -410,33 +406,36 @@ fn undo_leaves_what_others_did(backend: Backend) -> Result {
     Ok(())
 }
 
-/// A closed terminal, a dropped connection, a service manager that stops the service.
+/// A closed terminal, a dropped connection, a service manager that stops the service: before the change waits for its confirmation,
+/// when it reverts at once, and while it waits, when it reverts at its deadline.
 fn watchdog_outlives_all_signals(backend: Backend) -> Result {
-    let ns = Namespace::new(backend);
-    let arguments = [
-        "apply",
-        "web.toml",
-        "--confirm",
-        "--wait",
-        "--timeout",
-        "300s",
-    ];
-    // It stops with the rules in force, so that nothing ends before the signals come, on a busy machine either.
-    let child = start(&ns, &arguments, Some("read-back=stop"));
-    until("it is in force", || {
-        ns.saved().matches("--dport 80 ").count() == 2 && is_open(&ns)
-    });
-    let dog = watchdog(&ns);
-    for signal in [Signal::HUP, Signal::TERM, Signal::INT] {
-        kill_process(dog, signal).unwrap();
+    for (stop, timeout) in [("read-back=stop", "300s"), ("pending=stop", "30s")] {
+        let ns = Namespace::new(backend);
+        let arguments = [
+            "apply",
+            "web.toml",
+            "--confirm",
+            "--wait",
+            "--timeout",
+            timeout,
+        ];
+        // It stops with the rules in force, so that nothing ends before the signals come, on a busy machine either.
+        let child = start(&ns, &arguments, Some(stop));
+        until("it is in force", || {
+            ns.saved().matches("--dport 80 ").count() == 2 && is_open(&ns)
+        });
+        let dog = watchdog(&ns);
+        for signal in [Signal::HUP, Signal::TERM, Signal::INT] {
+            kill_process(dog, signal).unwrap();
+        }
+        // The session of fwc gets it from the kernel when its terminal goes; fwc dies of it once it goes on.
+        for signal in [Signal::HUP, Signal::CONT] {
+            kill_process_group(pid(&child), signal).unwrap();
+        }
+        assert!(child.wait_with_output().unwrap().status.code().is_none());
+        until("the change goes back", || !is_open(&ns));
+        assert!(!ns.saved().contains("--dport"), "{stop}");
     }
-    // The session of fwc gets it from the kernel when its terminal goes; fwc dies of it once it goes on.
-    for signal in [Signal::HUP, Signal::CONT] {
-        kill_process_group(pid(&child), signal).unwrap();
-    }
-    assert!(child.wait_with_output().unwrap().status.code().is_none());
-    until("the change goes back", || !is_open(&ns));
-    assert!(!ns.saved().contains("--dport"));
     Ok(())
 }
 

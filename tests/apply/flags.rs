@@ -178,7 +178,8 @@ fn keep_stray_stops(backend: Backend) -> Result {
     assert_eq!(ns.saved(), before);
     let done = ns.apply("web.toml", &[]).expect(0);
     assert!(
-        done.out.contains("removed (added by hand): "),
+        done.out
+            .contains("removed (added by hand, or by an unknown tool): "),
         "{}",
         done.out
     );

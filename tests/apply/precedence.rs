@@ -188,7 +188,7 @@ fn boot_trusts_no_other_life(backend: Backend) -> Result {
     until("the processes are gone", || {
         let booted = boot(&ns).expect(0);
         out = booted.out;
-        !out.contains("waits for its confirmation")
+        !out.contains("waits for `fwc confirm`")
     });
     assert!(out.contains("IPv4: loaded change 1 ("), "{out}");
     assert!(out.contains("IPv6: loaded change 1 ("), "{out}");

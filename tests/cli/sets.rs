@@ -195,20 +195,32 @@ fn rules_without_packets_because_of_sets_are_no_rules() {
         ("192.0.2.0/25", "\"!bad\""),
         ("192.0.2.0/24", "\"worse\""),
         ("192.0.2.0/24", "[\"worse\", \"203.0.113.7\"]"),
+        // A dynamic set may lack any address, and may have any.
+        ("bad", "{ not = [\"bad\", \"banned\"] }"),
     ] {
-        let policy = format!(
-            "version = 1\n[defaults]\nforward = \"accept\"\n\
-             [addresses]\nbad = {{ set = true, include = [\"192.0.2.0/24\"] }}\n\
-             worse = {{ set = true, include = [\"198.51.100.0/24\"] }}\n\
-             [zones]\npartner = {{ networks = [\"{networks}\"] }}\n\
-             [[rules]]\naction = \"drop\"\nfrom = [\"partner\", \"host\"]\nto = \"any\"\nsource = {source}\nscope = \"ipv4\"\n"
-        );
-        let folder = folder(&[("fwc.toml", &policy)]);
-        let run = build(folder.path());
-        assert_eq!(run.status, 0, "{policy}\n{}", run.err);
-        let rules = read(folder.path(), "out/rules.v4");
-        assert!(!rules.contains("-A FORWARD"), "{policy}\n{rules}");
+        let rules = forwarded_from(networks, source);
+        assert!(!rules.contains("-A FORWARD"), "{source}\n{rules}");
     }
+    let rules = forwarded_from("192.0.2.0/24", "[\"worse\", \"banned\"]");
+    assert!(
+        rules.contains("-A FORWARD -s 192.0.2.0/24 -m set --match-set fwc4-banned src -j DROP\n"),
+        "{rules}"
+    );
+}
+
+/// The IPv4 rules of a rule for packets of this host, and of forwarded packets from a zone, with such sources.
+fn forwarded_from(networks: &str, source: &str) -> String {
+    let policy = format!(
+        "version = 1\n[defaults]\nforward = \"accept\"\n\
+         [addresses]\nbad = {{ set = true, include = [\"192.0.2.0/24\"] }}\n\
+         worse = {{ set = true, include = [\"198.51.100.0/24\"] }}\nbanned = {{ set = \"dynamic\" }}\n\
+         [zones]\npartner = {{ networks = [\"{networks}\"] }}\n\
+         [[rules]]\naction = \"drop\"\nfrom = [\"partner\", \"host\"]\nto = \"any\"\nsource = {source}\nscope = \"ipv4\"\n"
+    );
+    let folder = folder(&[("fwc.toml", &policy)]);
+    let run = build(folder.path());
+    assert_eq!(run.status, 0, "{policy}\n{}", run.err);
+    read(folder.path(), "out/rules.v4")
 }
 
 #[test]

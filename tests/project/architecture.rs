@@ -19,7 +19,6 @@ const LAYERS: &[&[&str]] = &[
     &["compile", "explain"],
     &["live"],
     &["apply"],
-    &["report"],
     &["cli"],
 ];
 

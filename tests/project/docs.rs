@@ -98,15 +98,7 @@ fn findings(text: &str) -> Vec<Diagnostic> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("fwc.toml");
     std::fs::write(&path, text).expect("a file");
-    let options = Options {
-        access: Access::Read,
-        templates: None,
-        deny: &Deny::default(),
-        verify: true,
-        max_lines: None,
-        today: TODAY,
-    };
-    let findings = compile(&path, options).findings;
+    let findings = compiled(&path).findings;
     findings.sorted().into_iter().cloned().collect()
 }
 

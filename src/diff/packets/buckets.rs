@@ -70,12 +70,18 @@ impl BucketPairs {
             }
             Ok(arrivals)
         };
-        let mut released = Vec::new();
+        let (mut released, mut known) = (Vec::new(), None);
         if pairing.may_be_exchanged() {
-            released = pairing.release_exchanged(&arrivals(&pairing)?);
+            let found = arrivals(&pairing)?;
+            released = pairing.release_exchanged(&found);
+            // The keys of conditions, and so their arrivals, depend on the pairs alone.
+            known = released.is_empty().then_some(found);
         }
         while pairing.has_candidates() {
-            let arrivals = arrivals(&pairing)?;
+            let arrivals = match known.take() {
+                Some(found) => found,
+                None => arrivals(&pairing)?,
+            };
             let same = |one: &Arrivals, other: &Arrivals| Ok(one == other);
             if pairing.by_arrivals(&arrivals, same)? {
                 continue;
@@ -147,6 +153,8 @@ struct Memory {
     at: ConditionId,
     /// The condition as `iptables-save` prints it.
     text: Box<str>,
+    /// `true` if its rule is in a base chain.
+    in_base: bool,
     /// `true` if its rule only logs.
     of_log: bool,
     /// The origin of its rule: see [`ComparedRules::origin`].
@@ -176,6 +184,7 @@ fn memories(side: ComparedRules<'_>) -> Vec<Memory> {
                     all.push(Memory {
                         at: (table.name, id, at),
                         text: condition.to_text(family).into(),
+                        in_base: one.policy.is_some(),
                         of_log: match &rule.target {
                             Target::Log(_) => true,
                             Target::Other(module) => module.name == "NFLOG",
@@ -240,14 +249,15 @@ impl Pairing {
         }
     }
 
-    /// Returns the pairs whose two conditions have the same text and table, unless the caller knows them, by that text
-    /// and table.
+    /// Returns the pairs of user-defined chains whose two conditions have the same text and table, unless the caller knows
+    /// them, by that text and table. Base chains keep their names.
     fn alike(&self) -> BTreeMap<(TableName, &str), Vec<[usize; 2]>> {
         let mut alike: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (before, after) in self.partners[0].iter().enumerate() {
             let Some(after) = *after else { continue };
             let (old, new) = (&self.sides[0][before], &self.sides[1][after]);
-            if old.at.0 == new.at.0 && old.text == new.text && !self.known.contains(&before) {
+            let may_be_renamed = !old.in_base && !new.in_base && !self.known.contains(&before);
+            if may_be_renamed && old.at.0 == new.at.0 && old.text == new.text {
                 let pairs = alike.entry((old.at.0, &*old.text)).or_default();
                 pairs.push([before, after]);
             }

@@ -36,7 +36,7 @@ pub struct ComparedRules<'a> {
 
 impl fmt::Debug for ComparedRules<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = out.debug_struct("Rules");
+        let mut out = out.debug_struct("ComparedRules");
         out.field("ruleset", self.ruleset)
             .field("members", self.members);
         out.finish_non_exhaustive()

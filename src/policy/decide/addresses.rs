@@ -85,11 +85,7 @@ fn any_is(
 
 /// Returns `true` if an address is in a range of its family.
 pub(super) fn within(range: &AddressRange, address: IpAddr) -> bool {
-    let family = match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    };
-    range.family == family && (range.first..=range.last).contains(&number_of(address))
+    range.family == Family::of(address) && (range.first..=range.last).contains(&number_of(address))
 }
 
 /// Returns `true` if `holds` does for one of the ranges of the items, or of the groups that they name.

@@ -1,7 +1,7 @@
 //! Reports rules whose keys no packet can match together.
 
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{AddressSet, Family, IntervalSet};
+use crate::net::{AddressSet, Family};
 use crate::policy::Scope;
 use crate::resolve::plan::{AddressCondition, Endpoint, Plan, PlannedRule, ServicePart};
 use crate::source::Span;
@@ -100,7 +100,7 @@ pub(super) fn obstacle(
     let no_addresses = |addresses: &Option<AddressCondition>| {
         addresses
             .as_ref()
-            .is_some_and(|addresses| is_empty(plan, addresses, family))
+            .is_some_and(|addresses| plan.excludes_all(addresses, None, family))
     };
     let part_exists = |part: &ServicePart| match part {
         ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
@@ -126,16 +126,6 @@ pub(super) fn obstacle(
     }
 }
 
-fn is_empty(plan: &Plan, addresses: &AddressCondition, family: Family) -> bool {
-    let (known, open) = plan.known(addresses);
-    let set = known.family(family);
-    if addresses.negated {
-        *set == IntervalSet::from_intervals([(0, family.last_address())])
-    } else {
-        set.is_empty() && !open
-    }
-}
-
 /// Returns `true` if the addresses and the networks of a zone have nothing in common.
 fn disjoint(
     plan: &Plan,
@@ -143,19 +133,11 @@ fn disjoint(
     networks: Option<&AddressSet>,
     family: Family,
 ) -> bool {
-    let Some(networks) = networks.map(|networks| networks.family(family)) else {
+    let Some(networks) = networks else {
         return false; // the addresses alone are judged elsewhere
     };
-    let Some(addresses) = addresses else {
-        return networks.is_empty();
-    };
-    let (known, open) = plan.known(addresses);
-    let set = known.family(family);
-    if addresses.negated {
-        networks.difference(set).is_empty()
-    } else if open {
-        networks.is_empty()
-    } else {
-        networks.intersection(set).is_empty()
+    match addresses {
+        Some(addresses) => plan.excludes_all(addresses, Some(networks), family),
+        None => networks.family(family).is_empty(),
     }
 }
