@@ -60,9 +60,9 @@ pub fn run(args: &Args, output: &Output) -> Exit {
     if print_errors(&closed, "is NOT closed", output) {
         return Exit::Failed;
     }
-    output.tell("Panic mode is on: only packets on loopback");
+    output.tell("Panic mode is on. Only packets on loopback");
     for kept in &management.kept {
-        output.tell(&format!(", and of {kept},"));
+        output.tell(&format!(" and of {kept}"));
     }
     output.tell(" pass.\nNew connections are dropped, yours too. Keep this session open, and end panic mode with `fwc panic --off`.\n");
     Exit::Fine
