@@ -298,6 +298,17 @@ impl Error {
         }
     }
 
+    /// Returns `true` if the same operation may succeed a moment later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Live(error) | Self::Commit { cause: error, .. } => error.may_pass(),
+            Self::Locked { .. } | Self::LockedByOther(_) | Self::LiveChanged | Self::Io { .. } => {
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {
             what,

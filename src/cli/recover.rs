@@ -1,5 +1,8 @@
 //! `fwc recover`
 
+use std::thread;
+use std::time::Duration;
+
 use clap::Args as ClapArgs;
 
 use super::hooks;
@@ -57,15 +60,35 @@ impl Args {
         Ok(hooks::run(&store, output).exit)
     }
 
-    /// Recovers and loads the rules. Only another running fwc stops it: a host must not stay open because, for example, a folder
-    /// is read-only. Every other error is printed, and loading continues.
+    /// Recovers and loads the rules, and tries again after an error that may pass.
     fn boot(&self, output: &Output) -> Result<Exit, Error> {
-        let mut exit = Exit::Fine;
-        let mut host = Real::open(self.state.host.backend()).map_err(Error::Live)?;
+        // systemd cannot do this: before version 244 it refuses a oneshot unit with `Restart=`.
+        for _ in 1..ATTEMPTS {
+            match self.boot_once(output) {
+                Ok(Attempt { may_pass: true, .. }) => {}
+                Ok(Attempt { exit, .. }) => return Ok(exit),
+                Err(error) if error.may_pass() => output.fatal(&error.to_string()),
+                Err(error) => return Err(error),
+            }
+            output.message("trying again");
+            thread::sleep(PAUSE);
+        }
+        self.boot_once(output).map(|attempt| attempt.exit)
+    }
+
+    /// Only another running fwc stops it: a host must not stay open because, for example, a folder is read-only. Every other
+    /// error is printed, and loading continues.
+    fn boot_once(&self, output: &Output) -> Result<Attempt, Error> {
+        let mut attempt = Attempt {
+            exit: Exit::Fine,
+            may_pass: false,
+        };
+        let mut host = Real::open_at_boot(self.state.host.backend()).map_err(Error::Live)?;
         let store = self.state.unchecked_store()?;
-        let mut failed = |error: &dyn std::fmt::Display| {
-            output.fatal(&error.to_string());
-            exit = Exit::Failed;
+        let mut failed = |what: &str, error: &Error| {
+            output.fatal(&format!("{what}{error}"));
+            attempt.exit = Exit::Failed;
+            attempt.may_pass |= error.may_pass();
         };
         // If others could have written the state directory, nothing in it is trusted: `apply::boot` then loads the files for the
         // next boot.
@@ -74,7 +97,7 @@ impl Args {
             Ok(()) => match lock(&mut host, &store)? {
                 Ok(lock) => Some(lock),
                 Err(error) => {
-                    failed(&error);
+                    failed("", &error);
                     None
                 }
             },
@@ -86,15 +109,15 @@ impl Args {
                 let is_pending = |one: &Recovered| matches!(one, Recovered::Waiting { .. });
                 // A pending change with a live watchdog is active now; loading the ruleset before it would revert it early.
                 if found.iter().any(is_pending) {
-                    return Ok(exit);
+                    return Ok(attempt);
                 }
             }
-            Err(error) => failed(&error),
+            Err(error) => failed("", &error),
         }
         let persist_dir = self.state.persist_dir();
         let Some(boot) = apply::boot(&mut host, &store, &persist_dir)? else {
             output.tell("nothing was applied yet: there are no rules to load\n");
-            return Ok(exit);
+            return Ok(attempt);
         };
         let Boot {
             from,
@@ -102,7 +125,7 @@ impl Args {
             families,
         } = boot;
         if let Err(error) = sets {
-            failed(&format!("cannot create the sets of {from}: {error}"));
+            failed(&format!("cannot create the sets of {from}: "), &error);
         }
         for (family, result) in families.iter() {
             match result {
@@ -115,11 +138,24 @@ impl Args {
                     }
                     output.tell(&format!("{family}: loaded {from}\n"));
                 }
-                Err(error) => failed(&format!("{family}: {from} is NOT live: {error}")),
+                Err(error) => failed(&format!("{family}: {from} is NOT live: "), error),
             }
         }
-        Ok(exit)
+        Ok(attempt)
     }
+}
+
+/// How often `--boot` tries to load the rules, and the pause between: a host without its rules is open, and what keeps
+/// them from loading may pass. Another program holds a lock, memory is short, or the machine stands still.
+const ATTEMPTS: u32 = 5;
+
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How an attempt to load the rules at boot ended.
+struct Attempt {
+    exit: Exit,
+    /// Whether there was an error that may be gone in the next attempt.
+    may_pass: bool,
 }
 
 /// Takes the lock. The outer error means that another fwc has it; the inner one is any other failure.

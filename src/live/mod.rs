@@ -178,8 +178,8 @@ pub enum Error {
     },
     /// Another program holds the lock of iptables' tools.
     #[error(
-        "{} holds the lock of iptables' tools for more than {} seconds; wait until it is done, or end it",
-        .0.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string), tools::WAIT
+        "{} holds the lock of iptables' tools and does not release it; wait until it is done, or end it",
+        .0.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string)
     )]
     Lock(Option<LockHolder>),
     /// A tool exceeded its time limit and was killed.
@@ -231,6 +231,26 @@ pub enum Error {
         /// The error of the system.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// Returns `true` if the same operation may succeed a moment later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Lock(_)
+            | Self::TimedOut { .. }
+            | Self::LeftOut { .. }
+            | Self::Refused { .. }
+            | Self::RefusedSets(_)
+            | Self::UnreadableSets(_)
+            | Self::NoScratch(_)
+            | Self::Io { .. } => true,
+            Self::Missing { .. }
+            | Self::MixedTools { .. }
+            | Self::BothBackends { .. }
+            | Self::Unreadable { .. } => false,
+        }
+    }
 }
 
 /// The error of a tool that refused its input.

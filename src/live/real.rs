@@ -33,6 +33,13 @@ impl Real {
         })
     }
 
+    /// The same while the machine starts: the tools have much more time.
+    pub fn open_at_boot(choice: Option<Backend>) -> Result<Self, Error> {
+        let mut host = Self::open(choice)?;
+        host.setting.is_boot = true;
+        Ok(host)
+    }
+
     /// Returns the tools in use.
     pub fn tools(&self) -> &Tools {
         &self.tools
@@ -44,7 +51,7 @@ impl Real {
             Backend::Nft => Ok(()),
             Backend::Legacy => lock::wait(
                 self.setting.lockfile.as_deref(),
-                Duration::from_secs(tools::WAIT.into()),
+                Duration::from_secs(self.setting.lock_wait().into()),
             )
             .map_err(Error::Lock),
         }

@@ -18,7 +18,14 @@ use crate::{fault, files};
 
 /// The seconds that `iptables-restore` waits for the lock that all tools of iptables-legacy share. iptables-nft ignores
 /// the lock.
-pub(super) const WAIT: u8 = 10;
+const WAIT: u16 = 10;
+
+/// The same at boot.
+const WAIT_AT_BOOT: u16 = 300;
+
+/// The time limit of each tool at boot. Nobody waits there for an answer, and a host whose rules are not loaded is open.
+/// It happened: a virtual machine that stood still for 54 seconds reached the ordinary limit and booted without rules.
+const LIMIT_AT_BOOT: Duration = Duration::from_secs(600);
 
 /// The environment variable with the lock file of iptables' tools; fwc passes it on to them.
 pub(super) const LOCKFILE: &str = "XTABLES_LOCKFILE";
@@ -41,13 +48,15 @@ pub(super) struct ToolSettings {
     pub lock: Weak<File>,
     /// The time by which they must be done, in milliseconds since boot.
     pub deadline: Option<u64>,
+    /// Whether the machine starts, so that they may take much longer.
+    pub is_boot: bool,
 }
 
 impl ToolSettings {
     /// Returns the bounds of a tool that only reads.
     fn to_read(&self) -> Bounds {
         Bounds {
-            limit: self.within(LIMIT),
+            limit: self.limit(LIMIT),
             lock: Weak::new(),
         }
     }
@@ -58,12 +67,25 @@ impl ToolSettings {
         let lines = input.lines().count() as u64;
         let limit = Duration::from_secs(u64::from(WAIT) + 20 + lines / 500);
         Bounds {
-            limit: self.within(limit),
+            limit: self.limit(limit),
             lock: self.lock.clone(),
         }
     }
 
-    fn within(&self, limit: Duration) -> Duration {
+    /// Returns the seconds that `iptables-restore` waits for the lock of iptables-legacy.
+    pub(super) fn lock_wait(&self) -> u16 {
+        match self.is_boot {
+            true => WAIT_AT_BOOT,
+            false => WAIT,
+        }
+    }
+
+    /// Returns the time limit of a tool whose ordinary one is `limit`.
+    fn limit(&self, limit: Duration) -> Duration {
+        let limit = match self.is_boot {
+            true => limit.max(LIMIT_AT_BOOT),
+            false => limit,
+        };
         let left = self.deadline.map(|deadline| {
             let left = deadline.saturating_sub(clock::since_boot());
             Duration::from_millis(left)
@@ -194,7 +216,7 @@ impl Tools {
     ) -> Result<(), Error> {
         let mut command = in_setting(&self.of(family).restore, setting);
         // With `--counters`, rules that are written again keep their counts.
-        command.args(["--counters", "--wait", &WAIT.to_string()]);
+        command.args(["--counters", "--wait", &setting.lock_wait().to_string()]);
         if load == Load::Edits {
             command.arg("--noflush");
         }
@@ -412,4 +434,22 @@ pub(super) fn keep_settings(command: &mut Command) {
 /// Runs a command that changes no rules, and waits for it.
 pub(super) fn run(command: Command, input: &str) -> Result<Output, Error> {
     child::run(command, input, &Bounds::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LIMIT_AT_BOOT, ToolSettings, clock};
+
+    #[test]
+    fn tools_have_more_time_at_boot_but_no_more_than_the_deadline() {
+        let mut setting = ToolSettings {
+            is_boot: true,
+            ..ToolSettings::default()
+        };
+        for bounds in [setting.to_read(), setting.to_change("")] {
+            assert_eq!(bounds.limit, LIMIT_AT_BOOT);
+        }
+        setting.deadline = Some(clock::since_boot() + 5000);
+        assert!(setting.to_read().limit.as_secs() <= 5);
+    }
 }

@@ -23,6 +23,8 @@ pub const TESTS: &[(&str, Test)] = &[
     ("stopped_fwc_is_ended_at_the_deadline", stopped_fwc),
     ("rollback_ends_a_fwc_that_hangs", rollback_ends_it),
     ("save_that_prints_nothing_is_not_believed", lying_save),
+    ("boot_tries_again", boot_tries_again),
+    ("boot_waits_for_the_xtables_lock", boot_waits_for_the_lock),
 ];
 
 type Result = std::result::Result<(), String>;
@@ -262,5 +264,50 @@ fn lying_save(backend: Backend) -> Result {
             assert!(!is_open(&ns));
         }
     }
+    Ok(())
+}
+
+/// At boot nobody is there to run fwc again: what fails once or twice must not leave the host open.
+fn boot_tries_again(backend: Backend) -> Result {
+    for tool in ["iptables-restore", "ip6tables-save"] {
+        let before = Namespace::new(backend);
+        before.apply("web.toml", &[]).expect(0);
+        let ns = before.sibling();
+        let script = "if [ \"$(cat $D/tries 2>/dev/null)\" != xx ]; then printf x >> $D/tries; echo 'out of memory' >&2; exit 4; fi";
+        let mut command = replaced(&ns, tool, script, &["recover", "--boot"]);
+        let ended = ns.net().enter(|| run(&mut command, "")).expect(0);
+        assert!(ended.err.contains("out of memory"), "{}", ended.err);
+        assert!(ended.err.contains("trying again"), "{}", ended.err);
+        assert_eq!(rules(&ns), rules(&before), "{tool}");
+    }
+    // What does not pass is an error in the end.
+    let before = Namespace::new(backend);
+    before.apply("web.toml", &[]).expect(0);
+    let ns = before.sibling();
+    let script = "echo 'out of memory' >&2; exit 4";
+    let mut command = replaced(&ns, "iptables-restore", script, &["recover", "--boot"]);
+    let ended = ns.net().enter(|| run(&mut command, "")).expect(1);
+    assert!(ended.err.contains("is NOT live"), "{}", ended.err);
+    assert_eq!(
+        ns.saved_family("ip6tables"),
+        before.saved_family("ip6tables")
+    );
+    Ok(())
+}
+
+/// Another program may hold the lock for longer than fwc waits elsewhere.
+fn boot_waits_for_the_lock(backend: Backend) -> Result {
+    let before = Namespace::new(backend);
+    before.apply("web.toml", &[]).expect(0);
+    let ns = before.sibling();
+    let lock = fs::File::create(ns.path("xtables.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    thread::scope(|scope| {
+        let booting = scope.spawn(|| ns.kept(&["recover", "--boot"]));
+        thread::sleep(Duration::from_secs(12));
+        drop(lock);
+        booting.join().unwrap().expect(0);
+    });
+    assert_eq!(rules(&ns), rules(&before));
     Ok(())
 }
