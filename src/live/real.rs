@@ -36,7 +36,7 @@ impl Real {
     /// The same while the machine starts: the tools have much more time.
     pub fn open_at_boot(choice: Option<Backend>) -> Result<Self, Error> {
         let mut host = Self::open(choice)?;
-        host.setting.is_boot = true;
+        host.setting.is_patient = true;
         Ok(host)
     }
 

@@ -20,12 +20,13 @@ use crate::{fault, files};
 /// the lock.
 const WAIT: u16 = 10;
 
-/// The same at boot.
-const WAIT_AT_BOOT: u16 = 300;
+/// The same at boot and in a rehearsal.
+const PATIENT_WAIT: u16 = 300;
 
-/// The time limit of each tool at boot. Nobody waits there for an answer, and a host whose rules are not loaded is open.
-/// It happened: a virtual machine that stood still for 54 seconds reached the ordinary limit and booted without rules.
-const LIMIT_AT_BOOT: Duration = Duration::from_secs(600);
+/// The time limit of each tool at boot and in a rehearsal. At boot nobody waits for an answer, and a host whose rules are
+/// not loaded is open: a virtual machine that stood still for 54 seconds reached the ordinary limit and booted without
+/// rules. A rehearsal changes nothing, however long it takes.
+const PATIENT_LIMIT: Duration = Duration::from_secs(600);
 
 /// The environment variable with the lock file of iptables' tools; fwc passes it on to them.
 pub(super) const LOCKFILE: &str = "XTABLES_LOCKFILE";
@@ -48,8 +49,8 @@ pub(super) struct ToolSettings {
     pub lock: Weak<File>,
     /// The time by which they must be done, in milliseconds since boot.
     pub deadline: Option<u64>,
-    /// Whether the machine starts, so that they may take much longer.
-    pub is_boot: bool,
+    /// Whether they may take much longer: the machine starts, or nothing is changed but a scratch namespace.
+    pub is_patient: bool,
 }
 
 impl ToolSettings {
@@ -61,11 +62,12 @@ impl ToolSettings {
         }
     }
 
-    /// Returns the bounds of a tool that changes the kernel: the wait for the lock, and two seconds for each thousand
-    /// lines.
+    /// Returns the bounds of a tool that changes the kernel: the wait for the lock, two seconds for each thousand lines, and
+    /// time for a busy machine. At a load of 20 on two cores 30 seconds were too few for a small ruleset. A change that
+    /// waits for its confirmation has a deadline too, which ends the tool before.
     fn to_change(&self, input: &str) -> Bounds {
         let lines = input.lines().count() as u64;
-        let limit = Duration::from_secs(u64::from(WAIT) + 20 + lines / 500);
+        let limit = Duration::from_secs(u64::from(WAIT) + 110 + lines / 500);
         Bounds {
             limit: self.limit(limit),
             lock: self.lock.clone(),
@@ -74,16 +76,16 @@ impl ToolSettings {
 
     /// Returns the seconds that `iptables-restore` waits for the lock of iptables-legacy.
     pub(super) fn lock_wait(&self) -> u16 {
-        match self.is_boot {
-            true => WAIT_AT_BOOT,
+        match self.is_patient {
+            true => PATIENT_WAIT,
             false => WAIT,
         }
     }
 
     /// Returns the time limit of a tool whose ordinary one is `limit`.
     fn limit(&self, limit: Duration) -> Duration {
-        let limit = match self.is_boot {
-            true => limit.max(LIMIT_AT_BOOT),
+        let limit = match self.is_patient {
+            true => limit.max(PATIENT_LIMIT),
             false => limit,
         };
         let left = self.deadline.map(|deadline| {
@@ -438,16 +440,16 @@ pub(super) fn run(command: Command, input: &str) -> Result<Output, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LIMIT_AT_BOOT, ToolSettings, clock};
+    use super::{PATIENT_LIMIT, ToolSettings, clock};
 
     #[test]
     fn tools_have_more_time_at_boot_but_no_more_than_the_deadline() {
         let mut setting = ToolSettings {
-            is_boot: true,
+            is_patient: true,
             ..ToolSettings::default()
         };
         for bounds in [setting.to_read(), setting.to_change("")] {
-            assert_eq!(bounds.limit, LIMIT_AT_BOOT);
+            assert_eq!(bounds.limit, PATIENT_LIMIT);
         }
         setting.deadline = Some(clock::since_boot() + 5000);
         assert!(setting.to_read().limit.as_secs() <= 5);
