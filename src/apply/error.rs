@@ -62,8 +62,8 @@ pub enum Error {
     #[error(
         "this kernel has no {0}, and the policy has rules for it; nothing was changed. Give the kernel {0}: {way}",
         way = match .0 {
-            Family::V4 => "a kernel with IPv4",
-            Family::V6 => "`modprobe ipv6`, without `ipv6.disable=1` on its command line",
+            Family::V4 => "a kernel with IPv4; or write `families = \"ipv6\"` under [defaults]",
+            Family::V6 => "`modprobe ipv6`, without `ipv6.disable=1` on its command line; or write `families = \"ipv4\"` under [defaults]",
         }
     )]
     NoFamily(Family),

@@ -12,7 +12,7 @@ use crate::resolve::Plan;
 /// Longer prefixes come first, so that the longest one decides: packets from its own devices return, all others are
 /// dropped.
 pub fn chain(plan: &Plan, family: Family) -> Option<ChainContext> {
-    if !plan.defaults.antispoof {
+    if !plan.defaults[family].antispoof {
         return None;
     }
     let groups: Vec<_> = owners(plan, family)

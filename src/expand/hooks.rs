@@ -15,19 +15,10 @@ pub struct HookPath<'p> {
     pub destination: Option<AddressSet>,
 }
 
-/// Returns the default action of a hook.
-pub fn default_of(plan: &Plan, hook: Hook) -> DefaultAction {
-    match hook {
-        Hook::Input => plan.defaults.input,
-        Hook::Forward => plan.defaults.forward,
-        Hook::Output => plan.defaults.output,
-    }
-}
-
 /// Returns `true` if the default action of a hook denies.
-pub fn denies(plan: &Plan, hook: Hook) -> bool {
+pub fn denies(plan: &Plan, family: Family, hook: Hook) -> bool {
     matches!(
-        default_of(plan, hook),
+        plan.defaults[family].actions[hook],
         DefaultAction::Drop | DefaultAction::Reject
     )
 }

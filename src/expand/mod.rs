@@ -35,7 +35,7 @@ pub use templates::{BuiltIn, TemplateError, Templates};
 pub use values::VERSION as CONTEXT_VERSION;
 
 use context::{ChainContext, FileContext, LineContext};
-use hooks::{default_of, denies};
+use hooks::denies;
 
 use crate::net::{Family, Hook, PerFamily};
 use crate::policy::{CustomTable, DefaultAction, Enforce, RejectWith};
@@ -76,7 +76,7 @@ fn contexts(plan: &Plan) -> PerFamily<FileContext> {
         let mut own = expanded.own;
         for (hook, mut groups) in Hook::ALL.into_iter().zip(expanded.base) {
             // A chain that accepts everything needs no lines for replies.
-            if (contents[hook as usize].rules || denies(plan, hook))
+            if (contents[hook as usize].rules || denies(plan, family, hook))
                 && let Some((group, chain)) = raw::replies(plan, family, hook)
             {
                 groups.main.push(group);
@@ -84,7 +84,7 @@ fn contexts(plan: &Plan) -> PerFamily<FileContext> {
             }
             let chain = base_chain(plan, family, hook, contents[hook as usize], groups);
             chains.push(match plan.is_shared() {
-                true => shared::forward_default(plan, hook, chain, &mut own),
+                true => shared::forward_default(plan, family, hook, chain, &mut own),
                 false => chain,
             });
         }
@@ -130,8 +130,9 @@ fn base_chain(
     contents: HookContents,
     groups: rules::ExpandedChain,
 ) -> ChainContext {
-    let action = default_of(plan, hook);
-    let denies = denies(plan, hook);
+    let defaults = &plan.defaults[family];
+    let action = defaults.actions[hook];
+    let denies = denies(plan, family, hook);
     let by_rule = plan.defaults.enforce == Enforce::Rule || plan.is_shared();
     let mut chain = ChainContext {
         name: hook.chain().to_owned(),
@@ -159,13 +160,12 @@ fn base_chain(
         }
         DefaultAction::Reject => {
             chain.default_action = "reject";
-            let verdicts =
-                rules::reject(plan.defaults.reject_with, family, &LineContext::default());
+            let verdicts = rules::reject(defaults.reject_with, family, &LineContext::default());
             chain.default_lines.extend(verdicts);
         }
     }
     if denies {
-        let class = plan.defaults.log.map(|class| &plan.log_classes[class]);
+        let class = defaults.log[hook].map(|class| &plan.log_classes[class]);
         chain.default_log = class.map(LineContext::logging);
     }
     chain

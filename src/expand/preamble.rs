@@ -1,7 +1,7 @@
 //! Expands the preamble, the lines before the policy's rules. Its contents are decided here, their order in the template.
 
 use super::context::{DhcpContext, IcmpContext, PreambleContext};
-use super::hooks::{default_of, denies};
+use super::hooks::denies;
 use crate::net::{Family, Hook};
 use crate::policy::{DefaultAction, Icmp, InvalidAction};
 use crate::resolve::Plan;
@@ -21,19 +21,19 @@ const ICMP_ERRORS: [u8; 3] = [3, 11, 12];
 
 /// Returns the preamble of a base chain. `accepts` is `true` if rules accept packets there.
 pub fn of(plan: &Plan, family: Family, hook: Hook, accepts: bool) -> PreambleContext {
-    let defaults = &plan.defaults;
+    let defaults = &plan.defaults[family];
     // If rules of other programs follow, fwc leaves INVALID packets to them, and also established connections if no rule of
     // fwc can have accepted one.
-    let continues = default_of(plan, hook) == DefaultAction::Continue;
+    let continues = defaults.actions[hook] == DefaultAction::Continue;
     let mut preamble = PreambleContext {
         loopback: match hook {
             Hook::Input => Some("-i"),
             Hook::Output => Some("-o"),
             Hook::Forward => None,
         }
-        .filter(|_| defaults.loopback),
-        established: defaults.established && (!continues || accepts),
-        invalid: match defaults.invalid {
+        .filter(|_| defaults.loopback[hook]),
+        established: defaults.established[hook] && (!continues || accepts),
+        invalid: match defaults.invalid[hook] {
             InvalidAction::Drop => Some("DROP"),
             InvalidAction::Accept => Some("ACCEPT"),
             InvalidAction::Off => None,
@@ -47,7 +47,7 @@ pub fn of(plan: &Plan, family: Family, hook: Hook, accepts: bool) -> PreambleCon
 }
 
 fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut PreambleContext) {
-    let with_echo = match plan.defaults.icmp {
+    let with_echo = match plan.defaults[family].icmp[hook] {
         Icmp::None => return,
         _ if hook == Hook::Forward => {
             // With `established` these errors are accepted as RELATED already.
@@ -66,7 +66,7 @@ fn icmp(plan: &Plan, family: Family, hook: Hook, preamble: &mut PreambleContext)
         Icmp::Essential => true,
         Icmp::EssentialNoPing => false,
     };
-    let needed = hook == Hook::Input || denies(plan, hook);
+    let needed = hook == Hook::Input || denies(plan, family, hook);
     if !needed {
         return;
     }
@@ -121,9 +121,9 @@ fn dhcp(plan: &Plan, family: Family, hook: Hook) -> Option<DhcpContext> {
         destination_port: server,
     };
     match hook {
-        _ if !plan.defaults.dhcp_client => None,
+        _ if !plan.defaults[family].dhcp_client[hook] => None,
         Hook::Input => Some(answers),
-        Hook::Output if denies(plan, hook) => Some(questions),
+        Hook::Output if denies(plan, family, hook) => Some(questions),
         Hook::Output | Hook::Forward => None,
     }
 }

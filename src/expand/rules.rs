@@ -387,7 +387,10 @@ impl InHook<'_> {
     fn over(&self, over: Over, line: &LineContext) -> Vec<LineContext> {
         match over {
             Over::Drop => to("DROP", line),
-            Over::Reject => reject(self.plan.defaults.reject_with, self.family, line),
+            Over::Reject => {
+                let with = self.plan.defaults[self.family].reject_with;
+                reject(with, self.family, line)
+            }
             Over::Continue => to("RETURN", line),
         }
     }
@@ -443,7 +446,7 @@ impl InHook<'_> {
         match self.rule.action {
             RuleAction::Accept => to("ACCEPT", line),
             RuleAction::Drop => to("DROP", line),
-            RuleAction::Reject(with) => reject(with, self.family, line),
+            RuleAction::Reject(with) => reject(with[self.family], self.family, line),
             RuleAction::Log => Vec::new(),
         }
     }

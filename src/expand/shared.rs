@@ -4,7 +4,7 @@ use super::context::{
     ChainContext, FileContext, GroupContext, JumpContext, LineContext, NegatableContext,
 };
 use super::hooks::denies;
-use crate::net::Hook;
+use crate::net::{Family, Hook};
 use crate::resolve::Plan;
 
 /// Limits the default of FORWARD to packets from one device of the policy to another: other programs, such as Docker,
@@ -14,11 +14,12 @@ use crate::resolve::Plan;
 /// device, a second chain the outgoing one, and a third denies.
 pub fn forward_default(
     plan: &Plan,
+    family: Family,
     hook: Hook,
     mut chain: ChainContext,
     own: &mut Vec<ChainContext>,
 ) -> ChainContext {
-    if hook != Hook::Forward || !denies(plan, hook) {
+    if hook != Hook::Forward || !denies(plan, family, hook) {
         return chain;
     }
     let out = format!("FWC-{hook}-OUT");

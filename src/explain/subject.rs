@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::analysis::Space;
 use crate::expand::{Rendered, RenderedFile};
 use crate::iptables::{Ruleset, TableName};
-use crate::net::{Family, IntervalSet, PerFamily};
+use crate::net::{Family, Hook, IntervalSet, PerFamily};
 use crate::policy::{Policy, PolicyDefaults};
 use crate::resolve::Plan;
-use crate::source::{Located, SourceMap, Span};
+use crate::source::{SourceMap, Span};
 use crate::verify::{self, RenderedRules};
 
 /// The rules to explain: those of a policy, of rules files, or of the running firewall.
@@ -144,7 +144,7 @@ impl Subject {
                         name: Some(label.to_owned()),
                         place: Some(self.place(span)),
                     },
-                    None => self.heading(file, line, chain),
+                    None => self.heading(file, line, (family, chain)),
                 }
             }
         }
@@ -157,7 +157,7 @@ impl Subject {
             .is_some_and(|rules| matches!(rules.source, Source::Policy(_)));
         match of_policy && table == TableName::Filter {
             true if self.plan.is_shared() => self.mode(),
-            true => self.default_of("default", chain),
+            true => self.default_of("default", (family, chain)),
             false => DecisionSource::default(),
         }
     }
@@ -178,7 +178,7 @@ impl Subject {
 
     /// Returns the place of a line that does not come from a rule of the policy. The comment above the line, which templates
     /// write, names the key of `[defaults]` that it comes from.
-    fn heading(&self, file: &RenderedFile, line: usize, chain: &str) -> DecisionSource {
+    fn heading(&self, file: &RenderedFile, line: usize, chain: (Family, &str)) -> DecisionSource {
         // The first line is the header of the file, not the heading of a group.
         let before = file.text().lines().take(line.saturating_sub(1)).skip(1);
         let heading = before.filter_map(|line| line.strip_prefix("# ")).last();
@@ -190,7 +190,7 @@ impl Subject {
         }
     }
 
-    fn default_of(&self, heading: &str, chain: &str) -> DecisionSource {
+    fn default_of(&self, heading: &str, chain: (Family, &str)) -> DecisionSource {
         let key = heading.split(':').next().unwrap_or(heading);
         let (name, span) = default_key(&self.policy.defaults, key, heading, chain);
         DecisionSource {
@@ -211,27 +211,58 @@ fn default_key(
     defaults: &PolicyDefaults,
     key: &str,
     heading: &str,
-    chain: &str,
+    (family, chain): (Family, &str),
 ) -> (String, Option<Span>) {
-    fn at<T>(written: &Option<Located<T>>) -> Option<Span> {
-        written.as_ref().map(|written| written.span)
+    // The chain of shared mode has the name of the base chain behind `FWC-`.
+    let hook =
+        |hook: &Hook| chain == hook.chain() || chain.strip_prefix("FWC-") == Some(hook.chain());
+    let hook = Hook::ALL.into_iter().find(hook);
+    let only = defaults.families.as_ref();
+    if let Some(only) = only.filter(|only| !only.value.has(family)) {
+        return ("`families` of [defaults]".to_owned(), Some(only.span));
     }
+    let Some(hook) = hook else {
+        // The chain of antispoof is in the table raw.
+        return match key {
+            "antispoof" => named("antispoof", defaults.place(family, |keys| &keys.antispoof)),
+            _ => (heading.to_owned(), None),
+        };
+    };
     let (name, span) = match (key, heading) {
-        ("loopback", _) => ("loopback", at(&defaults.loopback)),
-        ("established", _) => ("established", at(&defaults.established)),
-        ("invalid", _) => ("invalid", at(&defaults.invalid)),
-        ("ICMP" | "ICMP essentials" | "ICMPv6 essentials", _) => ("icmp", at(&defaults.icmp)),
-        ("DHCP client", _) => ("dhcp-client", at(&defaults.dhcp_client)),
-        ("antispoof", _) => ("antispoof", at(&defaults.antispoof)),
-        ("default", "default: log") => ("log", at(&defaults.log)),
-        ("default", _) => match chain {
-            "INPUT" => ("input", at(&defaults.input)),
-            "FORWARD" => ("forward", at(&defaults.forward)),
-            "OUTPUT" => ("output", at(&defaults.output)),
-            _ => return (heading.to_owned(), None),
-        },
+        ("loopback", _) => (
+            "loopback",
+            defaults.place(family, |keys| &keys.loopback[hook]),
+        ),
+        ("established", _) => {
+            let place = defaults.place(family, |keys| &keys.established[hook]);
+            ("established", place)
+        }
+        ("invalid", _) => (
+            "invalid",
+            defaults.place(family, |keys| &keys.invalid[hook]),
+        ),
+        ("ICMP" | "ICMP essentials" | "ICMPv6 essentials", _) => {
+            ("icmp", defaults.place(family, |keys| &keys.icmp[hook]))
+        }
+        ("DHCP client", _) => {
+            let place = defaults.place(family, |keys| &keys.dhcp_client[hook]);
+            ("dhcp-client", place)
+        }
+        ("default", "default: log") => ("log", defaults.place(family, |keys| &keys.log[hook])),
+        ("default", _) => {
+            let key = match hook {
+                Hook::Input => "input",
+                Hook::Forward => "forward",
+                Hook::Output => "output",
+            };
+            (key, defaults.place(family, |keys| &keys.actions[hook]))
+        }
         _ => return (heading.to_owned(), None),
     };
+    named(name, span)
+}
+
+fn named(key: &str, span: Option<Span>) -> (String, Option<Span>) {
     let unset = if span.is_none() { " (default)" } else { "" };
-    (format!("`{name}` of [defaults]{unset}"), span)
+    (format!("`{key}` of [defaults]{unset}"), span)
 }

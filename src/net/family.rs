@@ -78,7 +78,7 @@ impl fmt::Display for Family {
 }
 
 /// One value for each family.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerFamily<T> {
     /// The value for IPv4.
     #[serde(rename = "ipv4")]

@@ -23,7 +23,7 @@ pub use interface::{DeviceError, InterfacePattern, LONGEST_DEVICE};
 pub use interval::{IntervalSet, prefix_length};
 pub use jiff::civil::Date;
 pub use matches::{MacAddress, MarkError, MarkMatch, TcpFlagsError, TcpFlagsMatch};
-pub use packet::{Hook, Packet, State, TcpFlags, Translated};
+pub use packet::{Hook, Packet, PerHook, State, TcpFlags, Translated};
 pub use port::{PortError, PortRange};
 pub use protocol::Protocol;
 pub use rate::{Rate, RateError};

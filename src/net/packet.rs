@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::{Index, IndexMut};
 
 use super::Family;
 
@@ -26,6 +27,50 @@ impl Hook {
             Self::Input => "INPUT",
             Self::Forward => "FORWARD",
             Self::Output => "OUTPUT",
+        }
+    }
+}
+
+/// One value for each hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerHook<T> {
+    /// The value for packets to this host.
+    pub input: T,
+    /// The value for packets that this host forwards.
+    pub forward: T,
+    /// The value for packets that this host sends.
+    pub output: T,
+}
+
+impl<T> PerHook<T> {
+    /// Makes all values with the same function.
+    pub fn from_fn(mut make: impl FnMut(Hook) -> T) -> Self {
+        Self {
+            input: make(Hook::Input),
+            forward: make(Hook::Forward),
+            output: make(Hook::Output),
+        }
+    }
+}
+
+impl<T> Index<Hook> for PerHook<T> {
+    type Output = T;
+
+    fn index(&self, hook: Hook) -> &T {
+        match hook {
+            Hook::Input => &self.input,
+            Hook::Forward => &self.forward,
+            Hook::Output => &self.output,
+        }
+    }
+}
+
+impl<T> IndexMut<Hook> for PerHook<T> {
+    fn index_mut(&mut self, hook: Hook) -> &mut T {
+        match hook {
+            Hook::Input => &mut self.input,
+            Hook::Forward => &mut self.forward,
+            Hook::Output => &mut self.output,
         }
     }
 }

@@ -23,12 +23,12 @@ pub use load::{load, load_from};
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, CommandLine,
     CustomPlace, CustomPosition, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Enforce, Expect,
-    GroupKind, Helper, Hooks, HopLimitChange, Icmp, InvalidAction, Lints, LogChoice,
+    GroupKind, Helper, HookValues, Hooks, HopLimitChange, Icmp, InvalidAction, Lints, LogChoice,
     LogDestination, MangleChange, Mode, NatEnd, NoCommand, Order, Over, Per, PolicyConnections,
-    PolicyCustom, PolicyDefaults, PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle,
-    PolicyNat, PolicyOwnership, PolicyRaw, PolicyRule, PolicySchedule, PolicyTest,
-    PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith, RuleStage, Scope, Service,
-    ServiceItem, ServiceParts, Treatment, is_matched, question,
+    PolicyCustom, PolicyDefaults, PolicyFamilyDefaults, PolicyInterface, PolicyLimit,
+    PolicyLogClass, PolicyMangle, PolicyNat, PolicyOwnership, PolicyRaw, PolicyRule,
+    PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith,
+    RuleStage, Scope, Service, ServiceItem, ServiceParts, Treatment, is_matched, question,
 };
 
 use std::collections::HashSet;

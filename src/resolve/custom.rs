@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::defaults;
 use super::plan::PlannedCustom;
 use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::iptables::{self, Extensions, TableName, Target};
@@ -36,7 +37,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
         }
         let mut rules = PerFamily::default();
         let mut refused: Option<Refusal> = None;
-        let scope = written.scope.as_ref().map(|scope| scope.value);
+        let scope = defaults::scope(&policy.defaults, written.scope.as_ref());
         for family in Family::ALL {
             if !scope.is_none_or(|scope| scope.has(family)) {
                 continue;

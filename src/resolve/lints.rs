@@ -7,7 +7,7 @@ use super::plan::{
 };
 use crate::diag::Sink;
 use crate::lints::{any_is_forward, forward_untested, large_list, unused_name};
-use crate::net::Family;
+use crate::net::{Family, Hook};
 use crate::policy::{
     self, AddressItem, Definition, Definitions, LogChoice, Policy, PolicyZone, ServiceItem,
 };
@@ -192,9 +192,14 @@ impl<'p> Used<'p> {
         {
             used.custom(policy, &rule.value);
         }
-        let log = policy.defaults.log.as_ref();
-        used.classes
-            .extend(log.and_then(|class| class.value.as_deref()));
+        let defaults = &policy.defaults;
+        for table in [&defaults.both, &defaults.own.v4, &defaults.own.v6] {
+            for hook in Hook::ALL {
+                let log = table.log[hook].as_ref();
+                used.classes
+                    .extend(log.and_then(|class| class.value.as_deref()));
+            }
+        }
         used
     }
 

@@ -6,6 +6,7 @@
 mod addresses;
 mod check;
 mod custom;
+mod defaults;
 mod endpoints;
 mod expiry;
 mod lints;
@@ -20,10 +21,10 @@ mod well_formed;
 mod zones;
 
 pub use plan::{
-    AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, Limit, LogClass, Members,
-    Names, NatSide, Ownership, Plan, PlannedCustom, PlannedInterface, PlannedMangle, PlannedNat,
-    PlannedRaw, PlannedRule, PlannedTest, PlannedTranslation, RuleAction, Schedule, ServicePart,
-    ServicePorts, Zone, ZoneMember,
+    AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, FamilyDefaults, Limit,
+    LogClass, Members, Names, NatSide, Ownership, Plan, PlannedCustom, PlannedInterface,
+    PlannedMangle, PlannedNat, PlannedRaw, PlannedRule, PlannedTest, PlannedTranslation,
+    RuleAction, Schedule, ServicePart, ServicePorts, Zone, ZoneMember,
 };
 
 pub use expiry::check_expiry;
@@ -31,11 +32,10 @@ pub use expiry::check_expiry;
 use well_formed::Sound;
 
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
-use crate::net::Rate;
+use crate::net::{PerFamily, Rate};
 use crate::policy::{
-    self, Account, Action, CommandLine, DEFAULT_LOG_BURST, DefaultAction, Definitions, Enforce,
-    Icmp, InvalidAction, LogChoice, LogDestination, Mode, Order, Over, Policy, RejectWith,
-    RuleStage, Scope, ServiceItem,
+    self, Account, Action, CommandLine, DEFAULT_LOG_BURST, Definitions, LogChoice, LogDestination,
+    Order, Over, Policy, RuleStage, Scope, ServiceItem,
 };
 use crate::source::{Located, Span};
 
@@ -44,6 +44,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     check::unique_names(policy, sink);
     check::antispoof(policy, sink);
     ownership::check(policy, sink);
+    defaults::check_scopes(policy, sink);
     let mut resolver = Resolver {
         policy,
         services: services::Services::new(&policy.services),
@@ -162,40 +163,6 @@ impl Resolver<'_> {
         self.policy.interfaces.iter().map(resolve).collect()
     }
 
-    fn defaults(&self, sink: &mut Sink) -> Defaults {
-        let written = &self.policy.defaults;
-        fn or<T: Copy>(written: &Option<Located<T>>, default: T) -> T {
-            written.as_ref().map_or(default, |written| written.value)
-        }
-        // In shared mode other programs have rules in the same chains: by default fwc leaves their packets to them.
-        let unsaid = |alone| match ownership::mode(self.policy) {
-            Mode::Exclusive => alone,
-            Mode::Shared => DefaultAction::Continue,
-        };
-        let log = match &written.log {
-            None => self.log_class("denied"),
-            Some(Located { value: None, .. }) => None,
-            Some(Located {
-                value: Some(class),
-                span,
-            }) => self.known_log_class(class, *span, sink),
-        };
-        Defaults {
-            input: or(&written.input, DefaultAction::Drop),
-            forward: or(&written.forward, unsaid(DefaultAction::Drop)),
-            output: or(&written.output, unsaid(DefaultAction::Accept)),
-            enforce: or(&written.enforce, Enforce::Policy),
-            loopback: or(&written.loopback, true),
-            established: or(&written.established, true),
-            invalid: or(&written.invalid, InvalidAction::Drop),
-            icmp: or(&written.icmp, Icmp::Essential),
-            dhcp_client: or(&written.dhcp_client, true),
-            antispoof: or(&written.antispoof, false),
-            log,
-            reject_with: or(&written.reject_with, RejectWith::Default),
-        }
-    }
-
     /// Resolves a rule, or the packets of another entry with the keys of a rule.
     fn rule(
         &mut self,
@@ -219,7 +186,10 @@ impl Resolver<'_> {
             Action::Drop => RuleAction::Drop,
             Action::Log => RuleAction::Log,
             Action::Reject => {
-                RuleAction::Reject(value(reject_with).unwrap_or(defaults.reject_with))
+                let own = value(reject_with);
+                RuleAction::Reject(PerFamily::from_fn(|family| {
+                    own.unwrap_or(defaults[family].reject_with)
+                }))
             }
         };
         let log = match log.as_ref().map(|log| (&log.value, log.span)) {
@@ -256,7 +226,7 @@ impl Resolver<'_> {
                 .as_ref()
                 .map(|items| self.services.parts(items, sink)),
             ipset: value(ipset),
-            scope: value(scope),
+            scope: defaults::scope(&self.policy.defaults, scope.as_ref()),
             state: state
                 .as_ref()
                 .map(|states| states.iter().map(|state| state.value).collect()),

@@ -35,11 +35,13 @@ pub fn check(policy: &Policy, sink: &mut Sink) {
 }
 
 fn exclusive(policy: &Policy, sink: &mut Sink) {
-    let defaults = [
-        ("forward", &policy.defaults.forward),
-        ("output", &policy.defaults.output),
-    ];
-    for (key, written) in defaults {
+    let defaults = &policy.defaults;
+    let tables = [&defaults.both, &defaults.own.v4, &defaults.own.v6];
+    let written = tables.into_iter().flat_map(|table| {
+        let actions = &table.actions;
+        [("forward", &actions.forward), ("output", &actions.output)]
+    });
+    for (key, written) in written {
         let Some(written) = written.as_ref() else {
             continue;
         };
@@ -77,9 +79,13 @@ fn shared(policy: &Policy, sink: &mut Sink) {
             "rules of other programs always stay there; leave the key out",
         );
     }
-    let forward = policy.defaults.forward.as_ref();
+    let defaults = &policy.defaults;
+    let tables = [&defaults.both, &defaults.own.v4, &defaults.own.v6];
+    let mut forward = tables
+        .into_iter()
+        .filter_map(|table| table.actions.forward.as_ref());
     let denies = forward
-        .filter(|forward| matches!(forward.value, DefaultAction::Drop | DefaultAction::Reject));
+        .find(|forward| matches!(forward.value, DefaultAction::Drop | DefaultAction::Reject));
     if let Some(forward) = denies
         && policy.interfaces.iter().next().is_none()
     {

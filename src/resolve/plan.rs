@@ -1,12 +1,13 @@
 //! The plan: a policy with every name resolved and every default filled in.
 
 use std::collections::BTreeSet;
+use std::ops::Index;
 
 use serde::{Deserialize, Serialize};
 
 use crate::net::{
     AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet, MacAddress,
-    MarkMatch, PerFamily, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
+    MarkMatch, PerFamily, PerHook, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
     CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
@@ -82,28 +83,41 @@ impl Default for Ownership {
 /// `[defaults]`, complete.
 #[derive(Clone, Debug)]
 pub struct Defaults {
-    /// The default action in INPUT.
-    pub input: DefaultAction,
-    /// The default action in FORWARD.
-    pub forward: DefaultAction,
-    /// The default action in OUTPUT.
-    pub output: DefaultAction,
     /// Whether the chain's policy or a last rule enforces a denying default.
     pub enforce: Enforce,
-    /// Accept everything on the loopback device.
-    pub loopback: bool,
+    /// The families of the host. The defaults of a family that it does not have deny everything except loopback.
+    pub families: Scope,
+    /// The defaults of each family.
+    pub of: PerFamily<FamilyDefaults>,
+}
+
+impl Index<Family> for Defaults {
+    type Output = FamilyDefaults;
+
+    fn index(&self, family: Family) -> &FamilyDefaults {
+        &self.of[family]
+    }
+}
+
+/// The defaults of one family.
+#[derive(Clone, Debug)]
+pub struct FamilyDefaults {
+    /// The default action in each hook.
+    pub actions: PerHook<DefaultAction>,
+    /// Accept everything on the loopback device. Not in FORWARD.
+    pub loopback: PerHook<bool>,
     /// Accept ESTABLISHED and RELATED packets.
-    pub established: bool,
+    pub established: PerHook<bool>,
     /// The action for INVALID packets.
-    pub invalid: InvalidAction,
+    pub invalid: PerHook<InvalidAction>,
     /// The ICMP types to accept without a rule.
-    pub icmp: Icmp,
-    /// Accept the answers to this host's DHCP client.
-    pub dhcp_client: bool,
+    pub icmp: PerHook<Icmp>,
+    /// Accept the answers to this host's DHCP client, and its requests. Not in FORWARD.
+    pub dhcp_client: PerHook<bool>,
     /// Drop packets whose source belongs to the networks of another interface.
     pub antispoof: bool,
     /// The log class of packets that the default action denies; `None` logs nothing.
-    pub log: Option<usize>,
+    pub log: PerHook<Option<usize>>,
     /// The answer of a rejecting default, and of rejecting rules without their own.
     pub reject_with: RejectWith,
 }
@@ -238,8 +252,8 @@ pub enum RuleAction {
     Accept,
     /// Drop the packet.
     Drop,
-    /// Drop the packet and send this answer.
-    Reject(RejectWith),
+    /// Drop the packet and send the answer of its family.
+    Reject(PerFamily<RejectWith>),
     /// Log the packet and continue with the next rule.
     Log,
 }

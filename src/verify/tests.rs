@@ -159,7 +159,9 @@ impl<'a> Tester<'a> {
             spoofed = space.not(accepted)?;
         }
         let mut possible = space.valid(hook.into())?;
-        if sides.plan.defaults.loopback {
+        let loopback = &sides.plan.defaults[space.family()].loopback;
+        // Nothing is forwarded from or to `lo`.
+        if hook == Hook::Forward || loopback[hook] {
             let on_loopback = space.or(space.in_device("lo")?, space.out_device("lo")?)?;
             possible = space.minus(possible, on_loopback)?;
         }

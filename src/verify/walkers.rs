@@ -452,25 +452,19 @@ fn is_answer(answer: RejectAnswer, reject: Reject, family: Family) -> bool {
 
 /// Returns the place in the policy of the rule or key that decided.
 pub(super) fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Option<Span> {
-    fn at<T>(written: &Option<crate::source::Located<T>>) -> Option<Span> {
-        written.as_ref().map(|written| written.span)
-    }
+    let (hook, family) = (packet.hook, packet.family);
     let defaults = &policy.defaults;
     match decision.by {
         DecidedBy::Rule(index) => policy.rules.get(index).map(|rule| rule.span),
         DecidedBy::Nat(index) => policy.nat.get(index).map(|entry| entry.span),
         DecidedBy::Raw(index) => policy.raw.get(index).map(|entry| entry.span),
-        DecidedBy::Antispoof => at(&defaults.antispoof),
-        DecidedBy::Loopback => at(&defaults.loopback),
-        DecidedBy::Established => at(&defaults.established),
-        DecidedBy::Icmp => at(&defaults.icmp),
-        DecidedBy::Invalid => at(&defaults.invalid),
-        DecidedBy::DhcpClient => at(&defaults.dhcp_client),
+        DecidedBy::Antispoof => defaults.place(family, |keys| &keys.antispoof),
+        DecidedBy::Loopback => defaults.place(family, |keys| &keys.loopback[hook]),
+        DecidedBy::Established => defaults.place(family, |keys| &keys.established[hook]),
+        DecidedBy::Icmp => defaults.place(family, |keys| &keys.icmp[hook]),
+        DecidedBy::Invalid => defaults.place(family, |keys| &keys.invalid[hook]),
+        DecidedBy::DhcpClient => defaults.place(family, |keys| &keys.dhcp_client[hook]),
         DecidedBy::Custom(_) => None,
-        DecidedBy::Default => match packet.hook {
-            Hook::Input => at(&defaults.input),
-            Hook::Forward => at(&defaults.forward),
-            Hook::Output => at(&defaults.output),
-        },
+        DecidedBy::Default => defaults.place(family, |keys| &keys.actions[hook]),
     }
 }

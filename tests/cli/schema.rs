@@ -204,6 +204,9 @@ const UNSEEN: &[&str] = &[
     // What goes with which mode of ownership.
     "bad-value-continue",
     "forward-continue-exclusive",
+    // Which families the host has.
+    "families-and-scope",
+    "families-scope",
     // Which of the texts of a list are programs.
     "hooks-no-shell",
     "hooks-one-or-several",

@@ -151,6 +151,7 @@ pub fn sample(random: &mut Random) -> Sample {
     }
     // From numbers of its own, so that what stands above stays what it was.
     sample.helpers(&mut Random(random.0.rotate_left(17)), &places, &groups);
+    sample.defaults_in_part(&mut Random(random.0.rotate_left(29)));
     sample
 }
 
@@ -247,6 +248,89 @@ impl Sample {
         self.maybe(random, 3, "reject-with", &answers);
         self.maybe(random, 4, "comments", SWITCH);
         self.line("[users]\nweb = 33\n[groups]\nweb = 5");
+    }
+
+    /// Defaults of some hooks, and of one family; no preamble; a host with one family.
+    fn defaults_in_part(&mut self, random: &mut Random) {
+        const BOOLEANS: &[&str] = &["true", "false"];
+        let in_part: [(&str, &[&str], &[&str]); 6] = [
+            ("loopback", BOOLEANS, &["input", "output"]),
+            ("established", BOOLEANS, &["input", "forward", "output"]),
+            (
+                "invalid",
+                &["\"drop\"", "\"accept\"", "\"off\""],
+                &["input", "forward", "output"],
+            ),
+            (
+                "icmp",
+                &["\"essential\"", "\"essential-no-ping\"", "\"all\""],
+                &["input", "forward", "output"],
+            ),
+            ("dhcp-client", BOOLEANS, &["input", "output"]),
+            (
+                "log",
+                &["false", "\"audit\"", "true"],
+                &["input", "forward", "output"],
+            ),
+        ];
+        let keys = |random: &mut Random, taken: &str| {
+            let mut lines = String::new();
+            for (key, words, hooks) in in_part {
+                if !random.once_in(4) || taken.contains(&format!("\n{key} = ")) {
+                    continue;
+                }
+                let values: Vec<String> = random
+                    .some(hooks, hooks.len())
+                    .into_iter()
+                    .map(|hook| format!("{hook} = {}", random.pick(words)))
+                    .collect();
+                lines += &format!("{key} = {{ {} }}\n", values.join(", "));
+            }
+            lines
+        };
+        let Some(end) = self.text.find("[users]") else {
+            return;
+        };
+        let mut added = String::new();
+        if random.once_in(4) {
+            added += &keys(random, &self.text[..end]);
+        }
+        if random.once_in(8) {
+            added += "preamble = \"none\"\n";
+        }
+        let only = match random.below(12) {
+            0 => Some("ipv4"),
+            1 => Some("ipv6"),
+            _ => None,
+        };
+        match only {
+            Some(only) => added += &format!("families = \"{only}\"\n"),
+            None if random.once_in(4) => {
+                added += &format!("[defaults.{}]\n", random.pick(&["ipv4", "ipv6"]));
+                for hook in ["input", "forward", "output"] {
+                    if random.once_in(3) {
+                        let action = random.pick(&["drop", "reject", "accept"]);
+                        added += &format!("{hook} = \"{action}\"\n");
+                    }
+                }
+                if random.once_in(3) {
+                    added += "reject-with = \"admin-prohibited\"\n";
+                }
+                added += &keys(random, "");
+            }
+            None => {}
+        }
+        self.text.insert_str(end, &added);
+        if only.is_some() {
+            // Every rule is for the family; a `scope` is left out.
+            let lines = self.text.lines();
+            let lines = lines.filter(|line| !line.starts_with("scope = "));
+            let lines = lines.map(|line| {
+                let line = line.replace(", scope = \"ipv4\"", "");
+                line.replace(", scope = \"ipv6\"", "") + "\n"
+            });
+            self.text = lines.collect();
+        }
     }
 
     fn interfaces(&mut self, random: &mut Random) -> Vec<String> {

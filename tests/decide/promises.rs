@@ -548,9 +548,16 @@ impl<'p> Promise<'p> {
 
     /// Whether no rule is asked about it on lo, or `antispoof` takes a source for a lie that the test does not name.
     fn is_left_out(&self, packet: &Packet, luck: &Luck<'_>) -> bool {
-        let loopback = self.policy.defaults.loopback.as_ref();
+        let defaults = &self.policy.defaults;
+        let written = |keys: &policy::PolicyFamilyDefaults| {
+            let flag = keys.loopback[packet.hook].as_ref();
+            flag.map(|flag| flag.value)
+        };
+        let loopback = written(&defaults.own[packet.family]).or(written(&defaults.both));
         let devices = [&packet.in_device, &packet.out_device];
-        if loopback.is_none_or(|flag| flag.value) && devices.contains(&&Some("lo".to_owned())) {
+        if loopback.unwrap_or(defaults.no_preamble.is_none())
+            && devices.contains(&&Some("lo".to_owned()))
+        {
             return true;
         }
         let source = self.test.packets.source.as_ref();

@@ -1,6 +1,6 @@
 //! Decides `antispoof`, which comes before everything else, for arriving packets.
 
-use super::{Circumstance, Evaluation, addresses, places};
+use super::{Circumstance, Evaluation, addresses, is_closed, places};
 use crate::net::Hook;
 
 impl Evaluation<'_> {
@@ -10,8 +10,8 @@ impl Evaluation<'_> {
     /// Packets from an IPsec tunnel are let through: they arrive by the device of the tunnel's packets, with a source
     /// from behind it.
     pub(super) fn is_spoofed(&self) -> bool {
-        let defaults = &self.policy.defaults;
-        let on = defaults.antispoof.as_ref().is_some_and(|on| on.value);
+        let written = self.default_key(|keys| keys.antispoof.as_ref());
+        let on = written.is_some_and(|on| *on) && !is_closed(self.policy, self.packet.family);
         let Some(device) = self.packet.in_device.as_deref() else {
             return false;
         };

@@ -21,9 +21,10 @@ pub use raw::{RawTreatment, raw};
 
 use super::{
     Action, CustomPosition, CustomTable, DefaultAction, LogChoice, Mode, Order, Over, Policy,
-    PolicyRule, PolicySchedule, RejectWith, RuleStage,
+    PolicyFamilyDefaults, PolicyRule, PolicySchedule, RejectWith, RuleStage,
 };
-use crate::net::{Date, Hook, Packet, Protocol};
+use crate::net::{Date, Family, Hook, Packet, Protocol};
+use crate::source::Located;
 
 /// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -304,7 +305,10 @@ impl Evaluation<'_> {
         if self.is_spoofed() {
             return (PolicyVerdict::Drop, DecidedBy::Antispoof);
         }
-        let default = default_of(self.policy, self.packet.hook);
+        if is_closed(self.policy, self.packet.family) {
+            return self.closed_family();
+        }
+        let default = default_of(self.policy, self.packet.hook, self.packet.family);
         let any = |action| rule::any_in(self.policy, self.packet.hook, action);
         // A chain without rules that denies nothing has no preamble either: it is empty.
         if !any(None) {
@@ -356,13 +360,39 @@ impl Evaluation<'_> {
             DefaultAction::Reject => PolicyVerdict::Reject(self.answer(None)),
         };
         if matches!(verdict, PolicyVerdict::Drop | PolicyVerdict::Reject(_)) {
-            let class = match self.policy.defaults.log.as_ref().map(|log| &log.value) {
+            let class = match self.default_key(|keys| keys.log[self.packet.hook].as_ref()) {
                 Some(class) => class.clone(),
+                None if self.policy.defaults.no_preamble.is_some() => None,
                 None => Some("denied".to_owned()),
             };
             logs.extend(class.map(|class| Logged { class, rule: None }));
         }
         (verdict, DecidedBy::Default)
+    }
+
+    /// Decides a packet of a family that the host does not have: what this host sends to itself passes, everything else
+    /// is dropped. In shared mode other programs decide what it forwards and sends.
+    fn closed_family(&self) -> (PolicyVerdict, DecidedBy) {
+        let device = match self.packet.hook {
+            Hook::Input => &self.packet.in_device,
+            Hook::Forward | Hook::Output if is_shared(self.policy) => {
+                return (PolicyVerdict::Continue, DecidedBy::Default);
+            }
+            Hook::Forward => return (PolicyVerdict::Drop, DecidedBy::Default),
+            Hook::Output => &self.packet.out_device,
+        };
+        match device.as_deref() {
+            Some("lo") => (PolicyVerdict::Accept, DecidedBy::Loopback),
+            _ => (PolicyVerdict::Drop, DecidedBy::Default),
+        }
+    }
+
+    /// Returns the value of a key of the defaults for the packet's family, if it is written.
+    fn default_key<T>(
+        &self,
+        key: impl Fn(&PolicyFamilyDefaults) -> Option<&Located<T>>,
+    ) -> Option<&T> {
+        default_key(self.policy, self.packet.family, key)
     }
 
     /// Returns `true` if the default applies to the packet. In shared mode the default of FORWARD applies only between
@@ -485,12 +515,7 @@ impl Evaluation<'_> {
 
     /// Returns the answer of a reject: the rule's own, else that of the defaults.
     fn answer(&self, own: Option<RejectWith>) -> RejectAnswer {
-        let of_defaults = self
-            .policy
-            .defaults
-            .reject_with
-            .as_ref()
-            .map(|with| with.value);
+        let of_defaults = self.default_key(|keys| keys.reject_with.as_ref()).copied();
         match own.or(of_defaults).unwrap_or(RejectWith::Default) {
             RejectWith::Default if self.packet.protocol == Protocol::TCP.0 => {
                 RejectAnswer::TcpReset
@@ -504,17 +529,33 @@ impl Evaluation<'_> {
     }
 }
 
-/// Returns the default action of a hook.
-fn default_of(policy: &Policy, hook: Hook) -> DefaultAction {
-    let defaults = &policy.defaults;
-    let (written, otherwise) = match hook {
-        Hook::Input => (&defaults.input, DefaultAction::Drop),
-        Hook::Forward if is_shared(policy) => (&defaults.forward, DefaultAction::Continue),
-        Hook::Forward => (&defaults.forward, DefaultAction::Drop),
-        Hook::Output if is_shared(policy) => (&defaults.output, DefaultAction::Continue),
-        Hook::Output => (&defaults.output, DefaultAction::Accept),
-    };
-    written.as_ref().map_or(otherwise, |written| written.value)
+/// Returns the default action of a hook in a family that the host has.
+fn default_of(policy: &Policy, hook: Hook, family: Family) -> DefaultAction {
+    let written = default_key(policy, family, |keys| keys.actions[hook].as_ref());
+    written.copied().unwrap_or(match hook {
+        Hook::Input => DefaultAction::Drop,
+        Hook::Forward | Hook::Output if is_shared(policy) => DefaultAction::Continue,
+        Hook::Forward => DefaultAction::Drop,
+        Hook::Output => DefaultAction::Accept,
+    })
+}
+
+/// Returns the value of a key in `[defaults.ipv4]` or `[defaults.ipv6]`, else that in `[defaults]`; `None` if neither has
+/// it.
+fn default_key<'p, T>(
+    policy: &'p Policy,
+    family: Family,
+    key: impl Fn(&'p PolicyFamilyDefaults) -> Option<&'p Located<T>>,
+) -> Option<&'p T> {
+    let of_family = key(&policy.defaults.own[family]);
+    let written = of_family.or_else(|| key(&policy.defaults.both));
+    written.map(|written| &written.value)
+}
+
+/// Returns `true` if the host does not have a family (`families`).
+fn is_closed(policy: &Policy, family: Family) -> bool {
+    let families = policy.defaults.families.as_ref();
+    families.is_some_and(|families| !families.value.has(family))
 }
 
 fn is_shared(policy: &Policy) -> bool {

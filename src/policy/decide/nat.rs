@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::places::{self, MemberCondition};
-use super::{Circumstance, Evaluation, addresses, services};
+use super::{Circumstance, Evaluation, addresses, is_closed, services};
 use crate::net::{AddressRange, Family, Hook, Packet, PortRange, Protocol, address_of, number_of};
 use crate::policy::{
-    AddressExpression, AddressItem, NatEnd, Policy, PolicyNat, PolicyRule, PolicyTranslation,
+    AddressExpression, AddressItem, NatEnd, Policy, PolicyNat, PolicyRule, PolicyTranslation, Scope,
 };
 use crate::source::{Located, Span};
 
@@ -92,6 +92,8 @@ pub(super) fn accepts_in(policy: &Policy, hook: Hook, family: Family) -> bool {
 
 /// Returns the enabled entries that translate packets of the family.
 fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
+    let only = policy.defaults.families.clone();
+    let only = only.filter(|families| families.value != Scope::Dual);
     let entries = policy.nat.iter().enumerate();
     let entries = entries.filter_map(|(index, written)| {
         let PolicyNat {
@@ -99,14 +101,17 @@ fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
             packets,
             translation,
         } = written;
+        // On a host with one family a missing `scope` is that family.
+        let scope = packets.scope.as_ref().or(only.as_ref());
         let entry = Entry {
             index,
             span: *span,
             packets,
             translation: translation.as_ref()?,
+            scope: scope.map(|scope| scope.value),
             family,
         };
-        (packets.enabled && entry.has_family()).then_some(entry)
+        (packets.enabled && !is_closed(policy, family) && entry.has_family()).then_some(entry)
     });
     entries.collect()
 }
@@ -117,6 +122,7 @@ struct Entry<'p> {
     span: Span,
     packets: &'p PolicyRule,
     translation: &'p PolicyTranslation,
+    scope: Option<Scope>,
     family: Family,
 }
 
@@ -124,7 +130,7 @@ impl<'p> Entry<'p> {
     /// Returns `true` if the entry translates the family. Masquerade is IPv4 unless `scope` says otherwise; the other
     /// types have the families of their addresses.
     fn has_family(&self) -> bool {
-        let scope = self.packets.scope.as_ref().map(|scope| scope.value);
+        let scope = self.scope;
         let is_own = |range: &AddressRange| range.family == self.family;
         let has = match self.translation {
             PolicyTranslation::Masquerade => scope.is_some() || self.family == Family::V4,

@@ -2,8 +2,7 @@
 
 use super::{Evaluation, PolicyVerdict, default_of};
 use crate::net::{Family, Hook, Protocol, State};
-use crate::policy::{DefaultAction, Icmp, InvalidAction};
-use crate::source::Located;
+use crate::policy::{DefaultAction, HookValues, Icmp, InvalidAction, PolicyFamilyDefaults};
 
 impl Evaluation<'_> {
     /// Returns `true` if `loopback` accepts the packet. FORWARD has no such line.
@@ -13,12 +12,12 @@ impl Evaluation<'_> {
             Hook::Output => &self.packet.out_device,
             Hook::Forward => return false,
         };
-        or_default(&self.policy.defaults.loopback, true) && device.as_deref() == Some("lo")
+        self.has_in_preamble(|keys| &keys.loopback) && device.as_deref() == Some("lo")
     }
 
     /// Returns `true` if `established` accepts the packet.
     pub(super) fn established(&self) -> bool {
-        or_default(&self.policy.defaults.established, true)
+        self.has_in_preamble(|keys| &keys.established)
             && matches!(self.packet.state, State::Established | State::Related)
     }
 
@@ -38,7 +37,13 @@ impl Evaluation<'_> {
 
     /// Returns the verdict of `invalid`, if the packet is INVALID.
     pub(super) fn invalid(&self) -> Option<PolicyVerdict> {
-        match or_default(&self.policy.defaults.invalid, InvalidAction::Drop) {
+        let hook = self.packet.hook;
+        let otherwise = match self.has_preamble() {
+            true => InvalidAction::Drop,
+            false => InvalidAction::Off,
+        };
+        let written = self.default_key(|keys| keys.invalid[hook].as_ref());
+        match written.copied().unwrap_or(otherwise) {
             _ if self.packet.state != State::Invalid => None,
             InvalidAction::Drop => Some(PolicyVerdict::Drop),
             InvalidAction::Accept => Some(PolicyVerdict::Accept),
@@ -59,9 +64,7 @@ impl Evaluation<'_> {
             Hook::Input => ports == (server, client) && self.is_dhcp_client(),
             Hook::Output => ports == (client, server) && self.output_denies(),
         };
-        or_default(&self.policy.defaults.dhcp_client, true)
-            && packet.protocol == Protocol::UDP.0
-            && fits
+        self.has_in_preamble(|keys| &keys.dhcp_client) && packet.protocol == Protocol::UDP.0 && fits
     }
 
     /// Returns `true` if the packet's destination may be that of a DHCP answer. A DHCPv6 client asks from a link-local
@@ -122,17 +125,30 @@ impl Evaluation<'_> {
 
     fn output_denies(&self) -> bool {
         matches!(
-            default_of(self.policy, Hook::Output),
+            default_of(self.policy, Hook::Output, self.packet.family),
             DefaultAction::Drop | DefaultAction::Reject
         )
     }
 
     fn icmp(&self) -> Icmp {
-        or_default(&self.policy.defaults.icmp, Icmp::Essential)
+        let hook = self.packet.hook;
+        let otherwise = match self.has_preamble() {
+            true => Icmp::Essential,
+            false => Icmp::None,
+        };
+        let written = self.default_key(|keys| keys.icmp[hook].as_ref());
+        written.copied().unwrap_or(otherwise)
     }
-}
 
-/// Returns the written value, else the default.
-fn or_default<T: Copy>(written: &Option<Located<T>>, otherwise: T) -> T {
-    written.as_ref().map_or(otherwise, |written| written.value)
+    /// Returns `true` if a key of the preamble is on in the packet's hook.
+    fn has_in_preamble(&self, key: impl Fn(&PolicyFamilyDefaults) -> &HookValues<bool>) -> bool {
+        let hook = self.packet.hook;
+        let written = self.default_key(|keys| key(keys)[hook].as_ref());
+        written.copied().unwrap_or(self.has_preamble())
+    }
+
+    /// Returns `false` if `preamble = "none"` turns off what is not written.
+    fn has_preamble(&self) -> bool {
+        self.policy.defaults.no_preamble.is_none()
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Circumstance, Evaluation, nat, places, services};
+use super::{Circumstance, Evaluation, is_closed, nat, places, services};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
     Account, Action, AddressExpression, CustomTable, Definitions, Order, Over, Policy, PolicyLimit,
@@ -65,6 +65,7 @@ impl Evaluation<'_> {
         let is_sent = shows != Shows::Reply;
         *enabled
             && in_scope(scope.as_ref(), packet.family)
+            && !is_closed(self.policy, packet.family)
             && self.has_address(source.as_ref(), packet.source, true)
             && self.has_address(destination.as_ref(), packet.destination, false)
             && is_none_or(ipset, |set| {
@@ -151,6 +152,7 @@ fn id_of(account: &Account, names: &Definitions<u32>) -> Option<u32> {
 pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> bool {
     let exists = |rule: &PolicyRule, family| {
         in_scope(rule.scope.as_ref(), family)
+            && !is_closed(policy, family)
             && places::pairs(rule)
                 .iter()
                 .any(|pair| pair.hook() == Some(hook) && pair.exists(policy, rule, family))

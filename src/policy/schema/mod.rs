@@ -26,7 +26,10 @@ mod zones;
 pub(super) use addresses::read_list;
 pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
 pub use custom::{CustomPlace, CustomPosition, CustomTable, PolicyCustom};
-pub use defaults::{DefaultAction, Enforce, Icmp, InvalidAction, PolicyDefaults, RejectWith};
+pub use defaults::{
+    DefaultAction, Enforce, HookValues, Icmp, InvalidAction, PolicyDefaults, PolicyFamilyDefaults,
+    RejectWith,
+};
 pub use helpers::Helper;
 pub use hooks::{CommandLine, Hooks, NoCommand};
 pub use interfaces::{PolicyInterface, Scope};

@@ -37,11 +37,16 @@ pub fn unique_names(policy: &Policy, sink: &mut Sink) {
 
 /// Reports `antispoof` without any interface that has `networks`: it would drop nothing.
 pub fn antispoof(policy: &Policy, sink: &mut Sink) {
-    let Some(written) = &policy.defaults.antispoof else {
+    let defaults = &policy.defaults;
+    let tables = [&defaults.both, &defaults.own.v4, &defaults.own.v6];
+    let mut written = tables
+        .into_iter()
+        .filter_map(|table| table.antispoof.as_ref());
+    let Some(written) = written.find(|written| written.value) else {
         return;
     };
     let mut interfaces = policy.interfaces.iter();
-    if written.value && !interfaces.any(|interface| !interface.value.networks.is_empty()) {
+    if !interfaces.any(|interface| !interface.value.networks.is_empty()) {
         sink.report(
             Diagnostic::error(
                 Code::AntispoofNoNetworks,

@@ -1,7 +1,7 @@
 //! Reports rules without a key that narrows them.
 
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::State;
+use crate::net::{Family, State};
 use crate::policy::{self, DefaultAction};
 use crate::resolve::plan::{Plan, RuleAction};
 use crate::source::Located;
@@ -16,7 +16,9 @@ impl Checked<'_> {
         if choice == Choice::Made {
             return;
         }
-        let default = plan.defaults.input;
+        let families = plan.defaults.families;
+        let family = Family::ALL.into_iter().find(|family| families.has(*family));
+        let default = plan.defaults[family.unwrap_or(Family::V4)].actions.input;
         let (code, does, instead) = match self.rule.action {
             RuleAction::Log => return,
             RuleAction::Accept => (

@@ -17,20 +17,24 @@ use crate::verify::spec::{Spec, spec};
 /// Reports the messages of neighbour discovery that a chain with a default of drop or reject does not accept from
 /// and to every ordinary neighbour, on every interface and in all circumstances.
 pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
-    let written = policy.defaults.icmp.as_ref();
-    let Some(written) = written.filter(|_| plan.defaults.icmp == Icmp::None) else {
+    let defaults = &plan.defaults[Family::V6];
+    let hooks = [Hook::Input, Hook::Output].into_iter();
+    let mut hooks = hooks
+        .filter(|hook| defaults.icmp[*hook] == Icmp::None)
+        .filter(|hook| {
+            matches!(
+                defaults.actions[*hook],
+                DefaultAction::Drop | DefaultAction::Reject
+            )
+        })
+        .peekable();
+    // A host without IPv6 has no neighbours to discover.
+    if hooks.peek().is_none() || !plan.defaults.families.has(Family::V6) {
         return Ok(());
-    };
+    }
     let space = Space::new(Family::V6);
     let spec = spec(plan, &space)?;
-    let defaults = [
-        (Hook::Input, plan.defaults.input),
-        (Hook::Output, plan.defaults.output),
-    ];
-    for (hook, default) in defaults {
-        if !matches!(default, DefaultAction::Drop | DefaultAction::Reject) {
-            continue;
-        }
+    for hook in hooks {
         let chain = Chain {
             plan,
             space: &space,
@@ -50,10 +54,20 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
             [one] => format!("type {one}"),
             more => format!("types {}", more.join(", ")),
         };
+        let written = policy.defaults.place(Family::V6, |keys| &keys.icmp[hook]);
+        let preamble = policy.defaults.no_preamble.as_ref();
+        let (key, span) = match (written, preamble) {
+            (Some(span), _) => ("icmp", Some(span)),
+            (None, preamble) => ("preamble", preamble.map(|preamble| preamble.span)),
+        };
+        // `none` is written, by one of the two keys.
+        let Some(span) = span else {
+            continue;
+        };
         let message = format!(
-            "`icmp = \"none\"`, and the rules do not always accept the ICMPv6 {types} in {hook}"
+            "`{key} = \"none\"`, and the rules do not always accept the ICMPv6 {types} in {hook}"
         );
-        let mut finding = Diagnostic::error(Code::IcmpNone, written.span, message);
+        let mut finding = Diagnostic::error(Code::IcmpNone, span, message);
         for rule in accepting {
             finding = finding.also(plan.rules[rule].span, "accepts some of them, not all");
         }

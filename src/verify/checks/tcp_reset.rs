@@ -2,14 +2,14 @@
 
 use crate::analysis::{GaveUp, Space};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{Family, Hook, Protocol};
+use crate::net::{Family, Hook, PerFamily, Protocol};
 use crate::policy::{Policy, RejectWith};
 use crate::resolve::{Plan, PlannedRule, RuleAction};
 use crate::verify::spec::matching::packets;
 
 /// Reports the rules that reject packets of other protocols with a TCP reset, including disabled rules.
 pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
-    let action = RuleAction::Reject(RejectWith::TcpReset);
+    let action = RuleAction::Reject(PerFamily::from_fn(|_| RejectWith::TcpReset));
     for (rule, written) in plan.rules.iter().zip(&policy.rules) {
         if rule.action != action || is_tcp_only(plan, rule)? {
             continue;

@@ -62,9 +62,14 @@ pub(super) fn lints(
     }
     entries::report(all.entries, &all.denied, policy, plan, families, sink)?;
     // A default that packets of one family reach is needed.
+    let families = Family::ALL.into_iter();
+    let families = families.filter(|family| plan.defaults.families.has(*family));
+    let families: Vec<Family> = families.collect();
     for (hook, rules) in all.closed {
-        if let [one, other] = rules[..] {
-            unreached(hook, one.max(other), plan, policy, sink);
+        if let Some(last) = rules.iter().max()
+            && rules.len() == families.len()
+        {
+            unreached((hook, families[0]), *last, plan, policy, sink);
         }
     }
     Ok(())
@@ -153,20 +158,26 @@ impl Found {
 /// The maximum number of other rules to show with a finding.
 const MOST_LABELS: usize = 4;
 
-fn unreached(hook: Hook, rule: usize, plan: &Plan, policy: &Policy, sink: &mut Sink) {
-    let written = &policy.defaults;
-    let (key, written, default) = match hook {
-        Hook::Input => ("input", &written.input, plan.defaults.input),
-        Hook::Forward => ("forward", &written.forward, plan.defaults.forward),
-        Hook::Output => ("output", &written.output, plan.defaults.output),
+fn unreached(
+    (hook, family): (Hook, Family),
+    rule: usize,
+    plan: &Plan,
+    policy: &Policy,
+    sink: &mut Sink,
+) {
+    let key = match hook {
+        Hook::Input => "input",
+        Hook::Forward => "forward",
+        Hook::Output => "output",
     };
+    let default = plan.defaults[family].actions[hook];
     let same = match plan.rules[rule].action {
         RuleAction::Accept => default == DefaultAction::Accept,
         RuleAction::Drop => default == DefaultAction::Drop,
         RuleAction::Reject(_) => default == DefaultAction::Reject,
         RuleAction::Log => return,
     };
-    let written = written.as_ref().map(|written| written.span);
+    let written = policy.defaults.place(family, |keys| &keys.actions[hook]);
     let span = plan.rules[rule].span;
     sink.report(default_unreached::finding(span, key, same, written));
 }

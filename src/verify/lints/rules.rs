@@ -41,6 +41,8 @@ pub(super) struct LintedChain<'a> {
     /// The real packets that open a connection to a guarded port.
     guarded: Set,
     default: DefaultAction,
+    /// Whether the default logs what it denies.
+    logs_default: bool,
 }
 
 impl<'a> LintedChain<'a> {
@@ -81,7 +83,7 @@ impl<'a> LintedChain<'a> {
             None => Ok(None),
         });
         let covered = covered.collect::<Result<Vec<_>, _>>()?;
-        let defaults = &plan.defaults;
+        let defaults = &plan.defaults[space.family()];
         let valid = space.valid(hook.into())?;
         let guarded = [world::guarded(space)?, space.as_state(State::New)?, valid];
         let guarded = space.every(guarded)?;
@@ -95,11 +97,8 @@ impl<'a> LintedChain<'a> {
             valid,
             guarded,
             lines,
-            default: match hook {
-                Hook::Input => defaults.input,
-                Hook::Forward => defaults.forward,
-                Hook::Output => defaults.output,
-            },
+            default: defaults.actions[hook],
+            logs_default: defaults.log[hook].is_some(),
         })
     }
 
@@ -159,7 +158,7 @@ impl<'a> LintedChain<'a> {
         };
         let by_default = match self.default {
             DefaultAction::Accept => *verdict == Verdict::Accept,
-            DefaultAction::Drop => *verdict == Verdict::Drop && self.plan.defaults.log.is_none(),
+            DefaultAction::Drop => *verdict == Verdict::Drop && !self.logs_default,
             DefaultAction::Reject | DefaultAction::Continue => false,
         };
         // A shadowed rule is reported as shadowed, not as the reason for another finding: of two rules that do the same, only

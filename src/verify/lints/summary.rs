@@ -6,9 +6,10 @@ use super::MOST_LABELS;
 use crate::analysis::UnseenReason;
 use crate::diag::{Diagnostic, Sink};
 use crate::lints::{never_matches, redundant, shadowed, state_below_established};
-use crate::net::State;
+use crate::net::{Family, State};
 use crate::policy::Policy;
 use crate::resolve::{Endpoint, Plan, PlannedRule, RuleAction, ServicePart};
+use crate::verify::spec::matching::hooks;
 
 /// The results for a rule. A place is one hook in one family.
 #[derive(Default)]
@@ -109,8 +110,13 @@ impl RuleSummary {
 fn is_below_established(plan: &Plan, rule: &PlannedRule) -> bool {
     let decided = [State::Established, State::Related];
     let states = rule.state.as_ref();
-    plan.defaults.established
-        && states.is_some_and(|states| states.iter().all(|state| decided.contains(state)))
+    let families = Family::ALL.into_iter();
+    let mut families = families.filter(|family| plan.defaults.families.has(*family));
+    let hooks = hooks(rule);
+    families.all(|family| {
+        let established = &plan.defaults[family].established;
+        hooks.iter().all(|hook| established[*hook])
+    }) && states.is_some_and(|states| states.iter().all(|state| decided.contains(state)))
 }
 
 /// Returns `true` if a rule does more than accept or deny all packets of some services. Such a rule is reported even if the

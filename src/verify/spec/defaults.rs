@@ -14,9 +14,10 @@ use crate::verify::condition::Condition;
 impl SpecChain<'_> {
     /// Adds the steps before the rules.
     pub(super) fn preamble(&self, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
-        let (space, defaults) = (self.space, &self.plan.defaults);
-        if defaults.loopback {
-            match self.hook {
+        let (space, hook) = (self.space, self.hook);
+        let defaults = &self.plan.defaults[space.family()];
+        if defaults.loopback[hook] {
+            match hook {
                 Hook::Input => steps.accept(space.in_device("lo")?),
                 Hook::Output => steps.accept(space.out_device("lo")?),
                 Hook::Forward => {}
@@ -24,7 +25,7 @@ impl SpecChain<'_> {
         }
         self.rules(RuleStage::Early, steps)?;
         let continues = self.default_action() == DefaultAction::Continue;
-        if defaults.established
+        if defaults.established[hook]
             && (!continues
                 || self.has_rules(|rule| rule.action == RuleAction::Accept)
                 || nat::accepts_any(self.plan, self.hook)?)
@@ -33,13 +34,13 @@ impl SpecChain<'_> {
         }
         steps.accept(self.icmp()?);
         let invalid = space.states(&[State::Invalid])?;
-        match defaults.invalid {
+        match defaults.invalid[hook] {
             _ if continues => {}
             InvalidAction::Drop => steps.drop(invalid),
             InvalidAction::Accept => steps.accept(invalid),
             InvalidAction::Off => {}
         }
-        if defaults.dhcp_client {
+        if defaults.dhcp_client[hook] {
             steps.accept(self.dhcp_client()?);
         }
         Ok(())
@@ -47,12 +48,12 @@ impl SpecChain<'_> {
 
     /// Adds the default as steps after the rules; the chain policy decides the packets that are left.
     pub(super) fn last(&self, default: DefaultAction, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
-        let defaults = &self.plan.defaults;
+        let defaults = &self.plan.defaults[self.space.family()];
         if matches!(default, DefaultAction::Accept | DefaultAction::Continue) {
             return Ok(());
         }
         let denied = self.denied()?;
-        if let Some(class) = defaults.log {
+        if let Some(class) = defaults.log[self.hook] {
             let (hook, rule) = (self.hook, None);
             steps.log(denied, LogRequest { hook, rule, class });
         }
@@ -82,7 +83,7 @@ impl SpecChain<'_> {
     /// Returns the ICMP packets that `icmp` accepts; in IPv4 IGMP too.
     fn icmp(&self) -> Result<Set, GaveUp> {
         let space = self.space;
-        let word = self.plan.defaults.icmp;
+        let word = self.plan.defaults[space.family()].icmp[self.hook];
         if self.all_icmp() {
             return match space.family() {
                 Family::V4 => space.or(
@@ -128,7 +129,8 @@ impl SpecChain<'_> {
 
     /// Returns `true` if `icmp = "all"` applies, which it does in INPUT and OUTPUT only.
     fn all_icmp(&self) -> bool {
-        self.plan.defaults.icmp == Icmp::All && self.hook != Hook::Forward
+        self.plan.defaults[self.space.family()].icmp[self.hook] == Icmp::All
+            && self.hook != Hook::Forward
     }
 
     /// Returns the ICMP packets of the family with types in these ranges.
@@ -176,12 +178,12 @@ impl SpecChain<'_> {
     }
 
     pub(super) fn default_action(&self) -> DefaultAction {
-        default_action(self.plan, self.hook)
+        self.plan.defaults[self.space.family()].actions[self.hook]
     }
 
     fn output_denies(&self) -> bool {
         matches!(
-            default_action(self.plan, Hook::Output),
+            self.plan.defaults[self.space.family()].actions.output,
             DefaultAction::Drop | DefaultAction::Reject
         )
     }
@@ -190,7 +192,7 @@ impl SpecChain<'_> {
 /// Returns the steps of antispoof; `None` if it is off. A packet is dropped if its source is in a network of another
 /// interface. The longest prefix decides, so that a network inside another one can have its own interface.
 pub(super) fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, GaveUp> {
-    if !plan.defaults.antispoof {
+    if !plan.defaults[space.family()].antispoof {
         return Ok(None);
     }
     let mut prefixes: BTreeMap<(u128, u128), Vec<Set>> = BTreeMap::new();
@@ -217,12 +219,4 @@ pub(super) fn antispoof(plan: &Plan, space: &Space) -> Result<Option<Flow>, Gave
         steps.push(RuleStep::verdict(source, Verdict::Drop));
     }
     Flow::from_rules(space, steps)?.as_chain(space).map(Some)
-}
-
-fn default_action(plan: &Plan, hook: Hook) -> DefaultAction {
-    match hook {
-        Hook::Input => plan.defaults.input,
-        Hook::Forward => plan.defaults.forward,
-        Hook::Output => plan.defaults.output,
-    }
 }

@@ -234,14 +234,17 @@ impl SpecChain<'_> {
             match over {
                 Over::Continue => {}
                 Over::Drop => steps.drop(set),
-                Over::Reject => self.reject(set, self.plan.defaults.reject_with, steps)?,
+                Over::Reject => {
+                    let with = self.plan.defaults[family].reject_with;
+                    self.reject(set, with, steps)?;
+                }
             }
         }
         match action {
             RuleAction::Log => steps.pass_on(left),
             RuleAction::Accept => steps.accept(left),
             RuleAction::Drop => steps.drop(left),
-            RuleAction::Reject(with) => self.reject(left, *with, steps)?,
+            RuleAction::Reject(with) => self.reject(left, with[family], steps)?,
         }
         Ok(())
     }

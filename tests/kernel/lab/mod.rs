@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
-    sendto, socket,
+    sendto, setsockopt, socket, sockopt,
 };
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
@@ -531,13 +531,16 @@ fn raw_sockets() -> PerFamily<OwnedFd> {
 }
 
 pub fn raw_socket(family: AddressFamily) -> OwnedFd {
-    socket(
+    let socket = socket(
         family,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::Raw,
     )
-    .expect("a raw socket")
+    .expect("a raw socket");
+    // Questions of a DHCP client go to 255.255.255.255.
+    setsockopt(&socket, sockopt::Broadcast, &true).expect("a socket that may broadcast");
+    socket
 }
 
 pub fn link_addresses() -> HashMap<String, LinkAddr> {
