@@ -1,6 +1,7 @@
 //! Kernels without IPv4 or without IPv6: a policy that closes the missing family has nothing to load for it.
 
 use super::error::Error;
+use crate::diag::ConcernName;
 use crate::live::Concern;
 use crate::live::{Host, LiveRule, LiveRuleset};
 use crate::net::{Family, PerFamily};
@@ -21,7 +22,7 @@ pub(super) fn check(host: &dyn Host, files: &PerFamily<LiveRuleset>) -> Result<(
 pub(super) fn concerns(host: &dyn Host) -> Vec<Concern> {
     let lacking = Family::ALL.into_iter().filter(|family| host.lacks(*family));
     let concern = |family: Family| Concern {
-        name: "no-family",
+        name: ConcernName::NoFamily,
         what: format!(
             "this kernel has no {family}; the policy closes {family}, so there is nothing to load for it"
         ),

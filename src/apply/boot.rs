@@ -137,7 +137,7 @@ fn last_confirmed(
                 rules,
                 sets: read(IPSETS_FILE)?,
                 ownership,
-                after_apply: Vec::new(),
+                ..RulesetFiles::default()
             };
             return Ok(Some((
                 format!("the files in {}", folder.display()),

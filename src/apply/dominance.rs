@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::owned::Owned;
 use crate::analysis::{Budget, Reading, Space, shadowed};
+use crate::diag::ConcernName;
 use crate::iptables::{self, TableName, WalkVerdict, walk};
 use crate::live::Concern;
 use crate::live::{LiveRule, LiveRuleset, owners, route};
@@ -60,7 +61,7 @@ fn first(owned: &Owned, family: Family, all: &LiveRuleset, chain: &str) -> Vec<C
             let _ = write!(what, "; it shadows `{rule}`");
         }
         Some(Concern {
-            name: "foreign-first",
+            name: ConcernName::ForeignFirst,
             what,
             advice: "if that is not intended, move it behind fwc's rules, or write it in the policy and remove it".to_owned(),
         })
@@ -160,7 +161,7 @@ fn unused_docker_user(family: Family, all: &LiveRuleset) -> Option<Concern> {
     let mut rules = table.values().flat_map(|chain| &chain.rules);
     let is_called = rules.any(|rule| rule.target() == Some(NAME));
     (has_effect && !is_called).then(|| Concern {
-        name: "docker-user-unused",
+        name: ConcernName::DockerUserUnused,
         what: format!(
             "{family}: the rules of the chain {NAME} do nothing, since no rule leads to it"
         ),
@@ -283,7 +284,7 @@ fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
         let forwarded = walked(Hook::Forward, &port, port.to, inside);
         if is_closed && forwarded.is_some_and(|by| !policy_decides(by)) {
             found.push(Concern {
-                name: "published-port",
+                name: ConcernName::PublishedPort,
                 what: format!(
                     "{family}: port {}/{} is forwarded to {} by `-A {name} {}`{} and open to everybody, though the policy does not accept it: such packets pass FORWARD, not INPUT",
                     port.number,
@@ -314,7 +315,7 @@ mod tests {
         let found = look(&owned, Family::V4, &LiveRuleset::parse(live).unwrap());
         let words = found
             .iter()
-            .map(|one| format!("{}: {}", one.name, one.what));
+            .map(|one| format!("{}: {}", one.name.as_str(), one.what));
         words.collect()
     }
 

@@ -15,6 +15,7 @@ use super::store::Store;
 use super::table_order::Gap;
 use super::unrehearsed::printed;
 use super::{absent, dominance, panic, text_diff};
+use crate::diag::ConcernName;
 use crate::diag::Style;
 use crate::live::Concern;
 use crate::live::preflight;
@@ -199,7 +200,7 @@ impl ApplyPlan<'_> {
             self.request.ruleset,
         ));
         found.extend(self.saved_by_others.iter().map(|path| Concern {
-            name: "saved-by-others",
+            name: ConcernName::SavedByOthers,
             what: format!(
                 "{} was written by iptables-save (`netfilter-persistent save`?) after fwc wrote it",
                 path.display()

@@ -3,12 +3,14 @@
 //!
 //! These types read and write nothing. [`Journal`](super::Journal), [`History`](super::History) and `owed` do.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::clock;
 use super::owned::Owned;
+use crate::diag::ConcernName;
 use crate::net::PerFamily;
 use crate::policy::CommandLine;
 use crate::resolve::Ownership;
@@ -26,6 +28,9 @@ pub struct RulesetFiles {
     /// The hooks to run once the change is kept, in this order.
     #[serde(default)]
     pub after_apply: Vec<CommandLine>,
+    /// The facts about the host that are meant, and not reported.
+    #[serde(default)]
+    pub allowed_concerns: BTreeSet<ConcernName>,
 }
 
 /// What a change is about to do: everything that it takes to finish it or to revert it after a crash.

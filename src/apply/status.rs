@@ -147,6 +147,10 @@ pub fn status(host: &dyn Host, store: &Store, persist_dir: &Path) -> Result<Stat
         let concerns = dominance::look(&plan.owned, family, live);
         status.concerns.extend(concerns);
     }
+    let allowed = store.allowed_concerns();
+    status
+        .concerns
+        .retain(|concern| !allowed.contains(&concern.name));
     status.is_gone = is_gone && !chains.is_empty();
     (status.chains, status.sets) = (chains, sets);
     Ok(status)

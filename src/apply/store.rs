@@ -1,6 +1,7 @@
 //! The state directory, which is what fwc remembers between two runs: `STATE/namespaces/ID/` for a network namespace,
 //! `STATE/persisted/` and `STATE/history/` for a folder of rules files.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use super::history::History;
 use super::journal::Journal;
 use super::owed;
 use super::records::{Intent, Owed};
+use crate::diag::ConcernName;
 use crate::files;
 use crate::live::{DumpError, LiveRuleset, NamespaceId};
 use crate::net::PerFamily;
@@ -97,6 +99,13 @@ impl Store {
             .join(format!("{}.json", self.place))
     }
 
+    /// The file of the facts that are meant is beside that of the rules that boot, because it holds after a restart too.
+    fn allowed_path(&self) -> PathBuf {
+        self.root
+            .join("persisted")
+            .join(format!("{}.concerns.json", self.place))
+    }
+
     /// Returns the folder of this network namespace.
     pub fn folder(&self) -> PathBuf {
         self.root
@@ -140,6 +149,23 @@ impl Store {
     /// Records the rules that boot now.
     pub(super) fn persisted(&self, target: &PerFamily<String>) -> Result<(), Error> {
         keep(&self.persisted_path(), target)
+    }
+
+    /// Records the facts about the host that the policy allows.
+    pub(super) fn allow_concerns(&self, allowed: &BTreeSet<ConcernName>) -> Result<(), Error> {
+        let path = self.allowed_path();
+        match allowed.is_empty() {
+            true => disk::remove(&path),
+            false => disk::write_json(&path, allowed),
+        }
+    }
+
+    /// Returns the facts about the host that the policy of the last apply allows. Without a record that can be read
+    /// everything is reported.
+    pub(super) fn allowed_concerns(&self) -> BTreeSet<ConcernName> {
+        let text = disk::read(&self.allowed_path());
+        let text = text.ok().flatten().unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
     }
 
     /// Returns `true` if fwc wrote the rules files of this folder before.

@@ -11,7 +11,7 @@ use super::{
     ApplyPlan, CommitReport, Confirmation, Error, Guard, Overrides, Progress, Recovered, Request,
     RulesetFiles, Store, Undo, confirm, plan, recover, take_back,
 };
-use crate::diag::Style;
+use crate::diag::{ConcernName, Style};
 use crate::iptables::TableName;
 use crate::live::fake::{Fake, Fault};
 use crate::live::{LiveRuleset, NamespaceId};
@@ -666,7 +666,10 @@ fn family_that_the_kernel_lacks() {
     let plan = bench.plan(&host).unwrap();
     assert_eq!(plan.replaced(), [Family::V4]);
     let told = plan.concerns(&host).unwrap();
-    assert!(told.iter().any(|one| one.name == "no-family"), "{told:?}");
+    assert!(
+        told.iter().any(|one| one.name == ConcernName::NoFamily),
+        "{told:?}"
+    );
     bench.apply(&mut host).unwrap();
     assert!(host.restores.iter().all(|family| *family == Family::V4));
     assert!(bench.plan(&host).unwrap().is_nothing());

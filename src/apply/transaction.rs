@@ -7,7 +7,7 @@ use super::error::{Error, Undo};
 use super::loads::LoadPhase;
 use super::persist::{Persisted, StagedFiles};
 use super::plan::ApplyPlan;
-use super::records::{HistoryEntry, Intent, JournalStep};
+use super::records::{HistoryEntry, Intent, JournalStep, RulesetFiles};
 use super::rulesets::{normal, save};
 use super::sets::{self, Changes};
 use super::store::Store;
@@ -83,7 +83,7 @@ pub fn commit(
 ) -> Result<Progress, Error> {
     points::state(Point::Locked, store)?;
     if plan.is_nothing() {
-        remember(store, &plan.target)?;
+        remember(store, &plan.target, plan.request.ruleset)?;
         return Ok(Progress::Done(CommitReport::default()));
     }
     let (snapshot, mut intent) = intend(host, store, plan)?;
@@ -374,7 +374,8 @@ pub(super) fn conclude(
     points::state(Point::SetsFinish, store)?;
     done.left = sets::finish(host, &changes);
     points::state(Point::SetsFinished, store)?;
-    remember(store, &intent.after).map_err(|error| Error::NotRecorded(Box::new(error)))?;
+    remember(store, &intent.after, &intent.ruleset)
+        .map_err(|error| Error::NotRecorded(Box::new(error)))?;
     conclude_history(store, intent, by).map_err(|error| Error::NotRecorded(Box::new(error)))?;
     points::state(Point::OweHooks, store)?;
     owed::owe(&store.folder(), intent).map_err(|error| Error::NotRecorded(Box::new(error)))?;
@@ -412,8 +413,14 @@ pub(super) fn conclude_history(store: &Store, intent: &Intent, by: &str) -> Resu
     points::state(Point::HistoryWritten, store)
 }
 
-/// Records the rules that are active and those that boot.
-fn remember(store: &Store, target: &PerFamily<String>) -> Result<(), Error> {
+/// Records the rules that are active and those that boot, and what of the host is meant.
+fn remember(
+    store: &Store,
+    target: &PerFamily<String>,
+    ruleset: &RulesetFiles,
+) -> Result<(), Error> {
+    // Before the rules: an apply that changes nothing else ends here.
+    store.allow_concerns(&ruleset.allowed_concerns)?;
     points::state(Point::RecordApplied, store)?;
     store.applied(target)?;
     points::state(Point::RecordPersisted, store)?;

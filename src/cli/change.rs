@@ -32,6 +32,7 @@ pub fn ruleset_of(compiled: &Compiled) -> RulesetFiles {
         sets: compiled.rendered.ipsets.clone(),
         ownership: compiled.plan.ownership.clone(),
         after_apply: compiled.plan.after_apply.clone(),
+        allowed_concerns: compiled.plan.allowed_concerns.clone(),
     }
 }
 
@@ -182,9 +183,11 @@ impl ChangeArgs {
             ));
         }
         let client = ClientConnection::current();
-        let mut concerns = Vec::new();
+        let mut needs_warming = false;
         if !plan.is_nothing() {
-            concerns = plan.concerns(&host)?;
+            let mut concerns = plan.concerns(&host)?;
+            needs_warming = concerns.iter().any(preflight::is_of_untracked);
+            concerns.retain(|concern| !ruleset.allowed_concerns.contains(&concern.name));
             print_concerns(&concerns, output);
         }
         if plan.changes_live() {
@@ -238,7 +241,7 @@ impl ChangeArgs {
         {
             output.message(&text);
         }
-        if self.warm && concerns.iter().any(preflight::is_of_untracked) {
+        if self.warm && needs_warming {
             warm(output)?;
         }
         let denied = match self.cut {

@@ -9,7 +9,7 @@ use super::hooks::{self, HookResults, JsonHook};
 use super::output::Document;
 use super::{Format, Output};
 use crate::apply::{self, ApplyPlan, CommitReport, Error, Finding, FindingKind};
-use crate::diag::{Style, harmless};
+use crate::diag::{ConcernName, Style, harmless};
 use crate::live::Concern;
 use crate::policy::CommandLine;
 
@@ -103,7 +103,7 @@ struct ForeignRules {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JsonConcern {
     /// Its name.
-    name: &'static str,
+    name: ConcernName,
     /// What is set up, and what that does to the rules.
     what: String,
     /// What to do about it.

@@ -51,7 +51,8 @@ fn concerns(
         insist: Overrides::default(),
     };
     let plan = apply::plan(&host, &store, request)?;
-    let concerns = plan.concerns(&host)?;
+    let mut concerns = plan.concerns(&host)?;
+    concerns.retain(|concern| !ruleset.allowed_concerns.contains(&concern.name));
     print_concerns(&concerns, output);
     let client = ClientConnection::current();
     print_unchecked(&client, output);

@@ -4,6 +4,7 @@
 //! all problems of a file are shown at once.
 
 mod code;
+mod concern;
 mod github;
 mod group;
 mod human;
@@ -12,6 +13,7 @@ mod sarif;
 mod suggest;
 
 pub use code::Code;
+pub use concern::ConcernName;
 pub use github::to_github;
 pub use group::{FindingGroup, for_people, grouped};
 pub use human::{Style, harmless, harmless_json, is_harmful, render};

@@ -6,10 +6,8 @@ use std::path::Path;
 use super::concern::Concern;
 use super::preflight::is_first_namespace;
 use super::tools;
+use crate::diag::ConcernName;
 use crate::files::in_folders;
-
-/// The name of the concern.
-const NOT_LOADED: &str = "not-loaded-at-boot";
 
 /// The folder in which netfilter-persistent expects rules files.
 const PERSISTENT_FOLDER: &str = "/etc/iptables";
@@ -27,7 +25,7 @@ pub struct Kept<'a> {
 
 /// Returns `true` if the concern is that the rules are not loaded at the next boot.
 pub fn is_not_loaded(concern: &Concern) -> bool {
-    concern.name == NOT_LOADED
+    concern.name == ConcernName::NotLoadedAtBoot
 }
 
 /// Returns a concern if nothing loads the rules at the next boot. It only knows about machines that systemd boots, and
@@ -76,7 +74,7 @@ fn judge(kept: Kept<'_>, boot: &dyn Boot) -> Option<Concern> {
     let is_usual = kept.folder == Path::new(PERSISTENT_FOLDER);
     let folder = kept.folder.display();
     let concern = |what: String, advice: String| Concern {
-        name: NOT_LOADED,
+        name: ConcernName::NotLoadedAtBoot,
         what,
         advice,
     };

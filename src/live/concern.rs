@@ -1,10 +1,12 @@
 //! A concern: a fact about this host that changes what the rules do, with advice.
 
+use crate::diag::ConcernName;
+
 /// A fact that the user should know before relying on the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Concern {
-    /// A short, stable name for programs.
-    pub name: &'static str,
+    /// Its name.
+    pub name: ConcernName,
     /// The fact.
     pub what: String,
     /// The advice.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::concern::Concern;
 use super::{LiveRuleset, tools};
+use crate::diag::ConcernName;
 use crate::iptables::TableName;
 use crate::net::PerFamily;
 
@@ -97,7 +98,7 @@ fn concern(named: &Named, devices: &[Device]) -> Option<Concern> {
                 .to_owned(),
         };
         return Some(Concern {
-            name: "missing-device",
+            name: ConcernName::MissingDevice,
             what: format!(
                 "this host has no device `{name}`, which the rules name: no packet matches them until there is one"
             ),
@@ -129,7 +130,7 @@ fn concern(named: &Named, devices: &[Device]) -> Option<Concern> {
         _ => format!("name `{master}` under [interfaces]"),
     };
     Some(Concern {
-        name: "enslaved-device",
+        name: ConcernName::EnslavedDevice,
         what: format!(
             "`{device}` is {part} `{master}`: its packets carry the name `{master}`, so that the rules for `{name}` do not match them"
         ),

@@ -5,15 +5,14 @@ use std::path::Path;
 
 use super::concern::Concern;
 use super::{LiveRule, LiveRuleset, connection, devices, tools};
+use crate::diag::ConcernName;
 use crate::iptables::TableName;
 use crate::net::{Family, PerFamily};
 
 /// Returns `true` if the concern is about open connections that the kernel does not track yet.
 pub fn is_of_untracked(concern: &Concern) -> bool {
-    concern.name == UNTRACKED
+    concern.name == ConcernName::UntrackedConnections
 }
-
-const UNTRACKED: &str = "untracked-connections";
 
 /// Returns concerns about rules in this network namespace that iptables does not show, or shows wrong: statements about
 /// the live rules do not cover them.
@@ -40,7 +39,7 @@ pub fn look(live: &PerFamily<LiveRuleset>, wanted: &PerFamily<LiveRuleset>) -> V
     if !is_stateful(live) && is_stateful(wanted) {
         let open = connection::established().len();
         found.extend((open > 0).then(|| Concern {
-            name: UNTRACKED,
+            name: ConcernName::UntrackedConnections,
             what: format!(
                 "connection tracking starts with these rules, and {open} TCP connections are open, which the kernel did not track so far: their incoming packets may be dropped until this host sends on them"
             ),
@@ -64,7 +63,7 @@ fn native(listing: &str) -> Vec<Concern> {
             let drops = line.contains("policy drop");
             let policy = if drops { ", whose policy drops," } else { "" };
             found.push(Concern {
-                name: "native-nft",
+                name: ConcernName::NativeNft,
                 what: format!(
                     "the nftables chain `{chain}` of `table {table}`{policy} filters the same packets: what these rules accept it can still drop, and fwc does not see it"
                 ),
@@ -104,7 +103,7 @@ fn misread(told: &str) -> Vec<Concern> {
         load = expression;
     }
     let concern = |(family, table, chain): (&str, &str, &str)| Concern {
-        name: "misread-nft",
+        name: ConcernName::MisreadNft,
         what: format!(
             "the chain {chain} of `table {family} {table}` holds rules that nft made, and iptables shows them WRONG: without their sets and ranges, so that fwc takes them for wider than they are"
         ),
@@ -161,7 +160,7 @@ fn services(is_active: &dyn Fn(&str) -> bool) -> Vec<Concern> {
     for (name, does, command) in keepers {
         if is_active(&format!("{name}.service")) {
             found.push(Concern {
-                name: "other-firewall",
+                name: ConcernName::OtherFirewall,
                 what: format!("{name} is active, and {does}"),
                 advice: format!("keep one of the two: `{command}`"),
             });
@@ -194,7 +193,7 @@ fn switches(
     ] {
         if is(name, "0") && lets_forward(&wanted[family]) {
             found.push(Concern {
-                name: "forwarding-off",
+                name: ConcernName::ForwardingOff,
                 what: format!(
                     "{family}: the rules let packets through this host, and the kernel does not forward any"
                 ),
@@ -204,21 +203,21 @@ fn switches(
     }
     if is("net/ipv6/conf/all/disable_ipv6", "1") && !wanted.v6.is_pristine() {
         found.push(Concern {
-            name: "ipv6-disabled",
+            name: ConcernName::Ipv6Disabled,
             what: "IPv6 is disabled in the kernel, so that its rules see no packet".to_owned(),
             advice: "they are right as soon as it is enabled; nothing has to be done".to_owned(),
         });
     }
     if is("net/ipv4/conf/all/route_localnet", "1") {
         found.push(Concern {
-            name: "route-localnet",
+            name: ConcernName::RouteLocalnet,
             what: "route_localnet is on: neighbours can reach what listens on 127.0.0.1 unless the rules stop it".to_owned(),
             advice: "`sysctl -w net.ipv4.conf.all.route_localnet=0` where nobody needs it (kube-proxy does)".to_owned(),
         });
     }
     if is("net/bridge/bridge-nf-call-iptables", "1") && !wanted.v4.is_pristine() && has_bridges() {
         found.push(Concern {
-            name: "bridge-netfilter",
+            name: ConcernName::BridgeNetfilter,
             what: "br_netfilter is on: packets between ports of a bridge pass FORWARD, too".to_owned(),
             advice: "let them through in the policy, or `sysctl -w net.bridge.bridge-nf-call-iptables=0` where nobody needs it (Docker and Kubernetes do)".to_owned(),
         });
@@ -357,7 +356,7 @@ mod tests {
                     .map(|(_, value)| (*value).to_owned())
             };
             let found = switches(&read, &|| true, wanted);
-            found.iter().map(|concern| concern.name).collect()
+            found.iter().map(|concern| concern.name.as_str()).collect()
         };
         let closed = PerFamily::from_fn(|_| filter(":INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n"));
         let router =

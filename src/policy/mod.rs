@@ -22,13 +22,14 @@ pub use json_schema::json_schema;
 pub use load::{load, load_from};
 pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, CommandLine,
-    CustomPlace, CustomPosition, CustomTable, DEFAULT_LOG_BURST, DefaultAction, Enforce, Expect,
-    GroupKind, Helper, HookValues, Hooks, HopLimitChange, Icmp, InvalidAction, Lints, LogChoice,
-    LogDestination, MangleChange, Mode, NatEnd, NoCommand, Order, Over, Per, PolicyConnections,
-    PolicyCustom, PolicyDefaults, PolicyFamilyDefaults, PolicyInterface, PolicyLimit,
-    PolicyLogClass, PolicyMangle, PolicyNat, PolicyOwnership, PolicyRaw, PolicyRule,
-    PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith,
-    RuleStage, Scope, Service, ServiceItem, ServiceParts, Treatment, is_matched, question,
+    ConcernLevel, CustomPlace, CustomPosition, CustomTable, DEFAULT_LOG_BURST, DefaultAction,
+    Enforce, Expect, GroupKind, Helper, HookValues, Hooks, HopLimitChange, Icmp, InvalidAction,
+    Lints, LogChoice, LogDestination, MangleChange, Mode, NatEnd, NoCommand, Order, Over, Per,
+    PolicyConcerns, PolicyConnections, PolicyCustom, PolicyDefaults, PolicyFamilyDefaults,
+    PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle, PolicyNat, PolicyOwnership,
+    PolicyRaw, PolicyRule, PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve,
+    Proxy, RejectWith, RuleStage, Scope, Service, ServiceItem, ServiceParts, Treatment, is_matched,
+    question,
 };
 
 use std::collections::HashSet;
@@ -60,6 +61,8 @@ pub struct Policy {
     pub hooks: Hooks,
     /// `[lints]`.
     pub lints: Lints,
+    /// `[concerns]`.
+    pub concerns: PolicyConcerns,
     /// `[users]`.
     pub users: Definitions<u32>,
     /// `[groups]`.

@@ -31,11 +31,13 @@ pub use expiry::check_expiry;
 
 use well_formed::Sound;
 
-use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use std::collections::BTreeSet;
+
+use crate::diag::{Code, ConcernName, Diagnostic, Sink, did_you_mean};
 use crate::net::{PerFamily, Rate};
 use crate::policy::{
-    self, Account, Action, CommandLine, DEFAULT_LOG_BURST, Definitions, LogChoice, LogDestination,
-    Order, Over, Policy, RuleStage, Scope, ServiceItem,
+    self, Account, Action, CommandLine, ConcernLevel, DEFAULT_LOG_BURST, Definitions, LogChoice,
+    LogDestination, Order, Over, Policy, RuleStage, Scope, ServiceItem,
 };
 use crate::source::{Located, Span};
 
@@ -75,6 +77,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     let plan = Plan {
         ownership: ownership::resolve(policy),
         after_apply: after_apply(policy),
+        allowed_concerns: allowed_concerns(policy),
         defaults,
         interfaces,
         zones,
@@ -109,6 +112,13 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
 fn after_apply(policy: &Policy) -> Vec<CommandLine> {
     let commands = policy.hooks.after_apply.iter().flat_map(|all| &all.value);
     commands.map(|command| command.value.clone()).collect()
+}
+
+/// Returns the facts about the host that are meant.
+fn allowed_concerns(policy: &Policy) -> BTreeSet<ConcernName> {
+    let concerns = policy.concerns.iter();
+    let allowed = concerns.filter(|(_, level)| level.value == ConcernLevel::Allow);
+    allowed.map(|(name, _)| *name).collect()
 }
 
 /// Resolves the packets of a question. `plan` is the plan of `policy`. Returns `None` if an error was reported: an unknown

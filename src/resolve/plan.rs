@@ -5,6 +5,7 @@ use std::ops::Index;
 
 use serde::{Deserialize, Serialize};
 
+use crate::diag::ConcernName;
 use crate::net::{
     AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet, MacAddress,
     MarkMatch, PerFamily, PerHook, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
@@ -25,6 +26,8 @@ pub struct Plan {
     pub ownership: Ownership,
     /// The commands to run after a change was kept, one after another.
     pub after_apply: Vec<CommandLine>,
+    /// The facts about the host that are meant.
+    pub allowed_concerns: BTreeSet<ConcernName>,
     /// The interfaces; an [`Endpoint`] refers to them by index.
     pub interfaces: Vec<PlannedInterface>,
     /// The zones; an [`Endpoint`] refers to them by index.

@@ -20,6 +20,7 @@ pub const TESTS: &[(&str, Test)] = &[
         "switches_of_the_kernel_are_said",
         switches_of_the_kernel_are_said,
     ),
+    ("what_is_meant_is_not_said", what_is_meant_is_not_said),
     (
         "devices_that_rules_cannot_match_are_said",
         devices_that_rules_cannot_match_are_said,
@@ -47,15 +48,17 @@ pub const TESTS: &[(&str, Test)] = &[
 
 type Result = std::result::Result<(), String>;
 
+/// The names of the concerns in a report.
+fn names(text: &str) -> Vec<String> {
+    let report: Value = serde_json::from_str(text).unwrap();
+    let concerns = report["concerns"].as_array().unwrap().iter();
+    concerns
+        .map(|one| one["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 /// The names of what `check --live`, then `apply`, then `status` say.
 fn said(ns: &Namespace, policy: &str) -> [Vec<String>; 3] {
-    let names = |text: &str| -> Vec<String> {
-        let report: Value = serde_json::from_str(text).unwrap();
-        let concerns = report["concerns"].as_array().unwrap().iter();
-        concerns
-            .map(|one| one["name"].as_str().unwrap().to_owned())
-            .collect()
-    };
     let checked = ns
         .kept(&["check", "--live", policy, "--format", "json"])
         .expect(0);
@@ -131,6 +134,45 @@ fn switches_of_the_kernel_are_said(backend: Backend) -> Result {
             applied.iter().any(|line| line.contains(words)),
             "{words}: {applied:?}"
         );
+    }
+    Ok(())
+}
+
+/// `[concerns]` allows some, at once where nothing else of the policy changes.
+fn what_is_meant_is_not_said(backend: Backend) -> Result {
+    let ns = Namespace::new(backend);
+    ns.net().sysctl(&[
+        ("ipv4/conf/all/route_localnet", "1"),
+        ("ipv6/conf/all/disable_ipv6", "1"),
+    ])?;
+    let write = |concerns: &str| {
+        let text = format!("version = 1\n\n[concerns]\n{concerns}\n[[rules]]\nservice = \"ssh\"\n");
+        fs::write(ns.path("meant.toml"), text).unwrap();
+    };
+    write("ipv6-disabled = \"allow\"\n");
+    let [checked, applied, status] = said(&ns, "meant.toml");
+    assert_eq!(checked, ["route-localnet"]);
+    assert_eq!(status, ["route-localnet"]);
+    let words = applied.join("\n");
+    assert!(!words.contains("IPv6 is disabled"), "{words}");
+    assert!(words.contains("route_localnet=0"), "{words}");
+    for (concerns, wanted) in [
+        (
+            "ipv6-disabled = \"allow\"\nroute-localnet = \"allow\"\n",
+            vec![],
+        ),
+        (
+            "ipv6-disabled = \"warn\"\n",
+            vec!["ipv6-disabled", "route-localnet"],
+        ),
+    ] {
+        write(concerns);
+        let checked = ns.kept(&["check", "--live", "meant.toml", "--format", "json"]);
+        assert_eq!(names(&checked.expect(0).out), wanted);
+        let nothing = ns.apply("meant.toml", &[]).expect(0);
+        assert!(nothing.out.contains("nothing to do"), "{}", nothing.out);
+        let status = ns.kept(&["status", "--format", "json"]).expect(0);
+        assert_eq!(names(&status.out), wanted);
     }
     Ok(())
 }

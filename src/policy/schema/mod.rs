@@ -1,6 +1,7 @@
 //! The sections of the policy language, one file each: their keys, and how they are read.
 
 mod addresses;
+mod concerns;
 mod custom;
 mod defaults;
 mod helpers;
@@ -25,6 +26,7 @@ mod zones;
 
 pub(super) use addresses::read_list;
 pub use addresses::{AddressExpression, AddressGroup, AddressItem, GroupKind};
+pub use concerns::{ConcernLevel, PolicyConcerns};
 pub use custom::{CustomPlace, CustomPosition, CustomTable, PolicyCustom};
 pub use defaults::{
     DefaultAction, Enforce, HookValues, Icmp, InvalidAction, PolicyDefaults, PolicyFamilyDefaults,
@@ -87,6 +89,7 @@ pub(in crate::policy) const ROOT: TableKeys = TableKeys {
         users::USERS,
         users::GROUPS,
         lints::SECTION,
+        concerns::SECTION,
         Key::new(
             "ownership",
             Shape::Table(&ownership::KEYS),
@@ -152,6 +155,7 @@ pub(super) fn read(
     users::read(root, "users", &mut policy.users, sink);
     users::read(root, "groups", &mut policy.groups, sink);
     lints::read(root, &mut policy.lints, sink);
+    concerns::read(root, &mut policy.concerns, sink);
     ownership::read(root, &mut policy.ownership, sink);
     hooks::read(root, &mut policy.hooks, sink);
     rules::read(root, &mut policy.rules, sink);

@@ -233,6 +233,7 @@ fn compiled(text: &str) -> RulesetFiles {
         rules: compiled.rendered.texts(),
         sets: compiled.rendered.ipsets,
         after_apply: compiled.plan.after_apply,
+        allowed_concerns: compiled.plan.allowed_concerns,
     }
 }
 
