@@ -183,5 +183,15 @@ fn reject_name(with: RejectWith, family: Family) -> &'static str {
         (RejectWith::NetUnreachable, Family::V6) => "icmp6-no-route",
         (RejectWith::AdminProhibited, Family::V4) => "icmp-admin-prohibited",
         (RejectWith::AdminProhibited, Family::V6) => "icmp6-adm-prohibited",
+        (RejectWith::HostProhibited, Family::V4) => "icmp-host-prohibited",
+        (RejectWith::HostProhibited, Family::V6) => "icmp6-adm-prohibited",
+        (RejectWith::NetProhibited, Family::V4) => "icmp-net-prohibited",
+        (RejectWith::NetProhibited, Family::V6) => "icmp6-adm-prohibited",
+        (RejectWith::ProtoUnreachable, Family::V4) => "icmp-proto-unreachable",
+        (RejectWith::ProtoUnreachable, Family::V6) => "icmp6-port-unreachable",
+        (RejectWith::PolicyFail, Family::V4) => "icmp-admin-prohibited",
+        (RejectWith::PolicyFail, Family::V6) => "icmp6-policy-fail",
+        (RejectWith::RejectRoute, Family::V4) => "icmp-net-unreachable",
+        (RejectWith::RejectRoute, Family::V6) => "icmp6-reject-route",
     }
 }

@@ -266,6 +266,11 @@ fn expected(expected: &Expected, policy: &Policy) -> String {
         PolicyVerdict::Reject(RejectAnswer::HostUnreachable) => "reject with host-unreachable",
         PolicyVerdict::Reject(RejectAnswer::NetUnreachable) => "reject with net-unreachable",
         PolicyVerdict::Reject(RejectAnswer::AdminProhibited) => "reject with admin-prohibited",
+        PolicyVerdict::Reject(RejectAnswer::HostProhibited) => "reject with host-prohibited",
+        PolicyVerdict::Reject(RejectAnswer::NetProhibited) => "reject with net-prohibited",
+        PolicyVerdict::Reject(RejectAnswer::ProtoUnreachable) => "reject with proto-unreachable",
+        PolicyVerdict::Reject(RejectAnswer::PolicyFail) => "reject with policy-fail",
+        PolicyVerdict::Reject(RejectAnswer::RejectRoute) => "reject with reject-route",
     };
     let by = match expected.decision.by {
         DecidedBy::Antispoof => "`antispoof`".to_owned(),

@@ -442,6 +442,11 @@ fn is_answer(answer: RejectAnswer, reject: Reject, family: Family) -> bool {
         RejectAnswer::HostUnreachable => ("icmp-host-unreachable", "icmp6-addr-unreachable"),
         RejectAnswer::NetUnreachable => ("icmp-net-unreachable", "icmp6-no-route"),
         RejectAnswer::AdminProhibited => ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+        RejectAnswer::HostProhibited => return reject == Reject::Icmp("icmp-host-prohibited"),
+        RejectAnswer::NetProhibited => return reject == Reject::Icmp("icmp-net-prohibited"),
+        RejectAnswer::ProtoUnreachable => return reject == Reject::Icmp("icmp-proto-unreachable"),
+        RejectAnswer::PolicyFail => return reject == Reject::Icmp("icmp6-policy-fail"),
+        RejectAnswer::RejectRoute => return reject == Reject::Icmp("icmp6-reject-route"),
     };
     let word = match family {
         Family::V4 => v4,

@@ -244,6 +244,10 @@ impl Sample {
             "\"host-unreachable\"",
             "\"net-unreachable\"",
             "\"admin-prohibited\"",
+            "\"net-prohibited\"",
+            "\"proto-unreachable\"",
+            "\"policy-fail\"",
+            "\"reject-route\"",
         ];
         self.maybe(random, 3, "reject-with", &answers);
         self.maybe(random, 4, "comments", SWITCH);

@@ -57,6 +57,11 @@ impl Sample {
                 "port-unreachable",
                 "admin-prohibited",
                 "host-unreachable",
+                "host-prohibited",
+                "net-prohibited",
+                "proto-unreachable",
+                "policy-fail",
+                "reject-route",
             ];
             keys.one_of(random, "reject-with", &[&others[..], tcp].concat());
         }

@@ -403,6 +403,11 @@ fn as_words(packet: &Packet, verdict: policy::PolicyVerdict) -> Verdict {
             RejectAnswer::HostUnreachable => ("icmp-host-unreachable", "icmp6-addr-unreachable"),
             RejectAnswer::NetUnreachable => ("icmp-net-unreachable", "icmp6-no-route"),
             RejectAnswer::AdminProhibited => ("icmp-admin-prohibited", "icmp6-adm-prohibited"),
+            RejectAnswer::HostProhibited => ("icmp-host-prohibited", "never"),
+            RejectAnswer::NetProhibited => ("icmp-net-prohibited", "never"),
+            RejectAnswer::ProtoUnreachable => ("icmp-proto-unreachable", "never"),
+            RejectAnswer::PolicyFail => ("never", "icmp6-policy-fail"),
+            RejectAnswer::RejectRoute => ("never", "icmp6-reject-route"),
         },
     };
     let words = PerFamily { v4, v6 };

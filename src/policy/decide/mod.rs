@@ -54,6 +54,16 @@ pub enum RejectAnswer {
     NetUnreachable,
     /// ICMP communication administratively prohibited.
     AdminProhibited,
+    /// ICMP host prohibited; IPv4 only.
+    HostProhibited,
+    /// ICMP network prohibited; IPv4 only.
+    NetProhibited,
+    /// ICMP protocol unreachable; IPv4 only.
+    ProtoUnreachable,
+    /// ICMPv6 source address failed policy; IPv6 only.
+    PolicyFail,
+    /// ICMPv6 reject route to destination; IPv6 only.
+    RejectRoute,
 }
 
 /// The part of the policy that decides a packet.
@@ -516,6 +526,7 @@ impl Evaluation<'_> {
     /// Returns the answer of a reject: the rule's own, else that of the defaults.
     fn answer(&self, own: Option<RejectWith>) -> RejectAnswer {
         let of_defaults = self.default_key(|keys| keys.reject_with.as_ref()).copied();
+        let is_v4 = self.packet.family == Family::V4;
         match own.or(of_defaults).unwrap_or(RejectWith::Default) {
             RejectWith::Default if self.packet.protocol == Protocol::TCP.0 => {
                 RejectAnswer::TcpReset
@@ -525,6 +536,15 @@ impl Evaluation<'_> {
             RejectWith::HostUnreachable => RejectAnswer::HostUnreachable,
             RejectWith::NetUnreachable => RejectAnswer::NetUnreachable,
             RejectWith::AdminProhibited => RejectAnswer::AdminProhibited,
+            RejectWith::HostProhibited if is_v4 => RejectAnswer::HostProhibited,
+            RejectWith::NetProhibited if is_v4 => RejectAnswer::NetProhibited,
+            RejectWith::HostProhibited | RejectWith::NetProhibited => RejectAnswer::AdminProhibited,
+            RejectWith::ProtoUnreachable if is_v4 => RejectAnswer::ProtoUnreachable,
+            RejectWith::ProtoUnreachable => RejectAnswer::PortUnreachable,
+            RejectWith::PolicyFail if is_v4 => RejectAnswer::AdminProhibited,
+            RejectWith::PolicyFail => RejectAnswer::PolicyFail,
+            RejectWith::RejectRoute if is_v4 => RejectAnswer::NetUnreachable,
+            RejectWith::RejectRoute => RejectAnswer::RejectRoute,
         }
     }
 }

@@ -69,6 +69,16 @@ pub enum RejectWith {
     NetUnreachable,
     /// ICMP and ICMPv6 administratively prohibited.
     AdminProhibited,
+    /// ICMP host prohibited; ICMPv6 has administratively prohibited only.
+    HostProhibited,
+    /// ICMP net prohibited; ICMPv6 has administratively prohibited only.
+    NetProhibited,
+    /// ICMP protocol unreachable, ICMPv6 port unreachable.
+    ProtoUnreachable,
+    /// ICMPv6 source address failed policy, ICMP administratively prohibited.
+    PolicyFail,
+    /// ICMPv6 reject route, ICMP net unreachable.
+    RejectRoute,
 }
 
 /// `[defaults]` as written; absent keys are `None`.
@@ -385,6 +395,11 @@ pub(super) const REJECT_WITH: &[(&str, RejectWith)] = &[
     ("host-unreachable", RejectWith::HostUnreachable),
     ("net-unreachable", RejectWith::NetUnreachable),
     ("admin-prohibited", RejectWith::AdminProhibited),
+    ("host-prohibited", RejectWith::HostProhibited),
+    ("net-prohibited", RejectWith::NetProhibited),
+    ("proto-unreachable", RejectWith::ProtoUnreachable),
+    ("policy-fail", RejectWith::PolicyFail),
+    ("reject-route", RejectWith::RejectRoute),
 ];
 
 pub(super) fn read(table: CheckedTable<'_>, defaults: &mut PolicyDefaults, sink: &mut Sink) {

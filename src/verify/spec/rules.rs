@@ -279,6 +279,21 @@ impl SpecChain<'_> {
             RejectWith::AdminProhibited => {
                 answer(when, of("icmp-admin-prohibited", "icmp6-adm-prohibited"));
             }
+            RejectWith::HostProhibited => {
+                answer(when, of("icmp-host-prohibited", "icmp6-adm-prohibited"));
+            }
+            RejectWith::NetProhibited => {
+                answer(when, of("icmp-net-prohibited", "icmp6-adm-prohibited"));
+            }
+            RejectWith::ProtoUnreachable => {
+                answer(when, of("icmp-proto-unreachable", port_unreachable));
+            }
+            RejectWith::PolicyFail => {
+                answer(when, of("icmp-admin-prohibited", "icmp6-policy-fail"));
+            }
+            RejectWith::RejectRoute => {
+                answer(when, of("icmp-net-unreachable", "icmp6-reject-route"));
+            }
         }
         Ok(())
     }
