@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::output::Document;
 use super::{Exit, Format, Output};
 use crate::diag::did_you_mean;
+use crate::net::Family;
 use crate::policy::{Service, catalog, catalog_names};
 use crate::source::Located;
 
@@ -112,6 +113,10 @@ fn parts(service: &Service) -> Vec<String> {
     };
     words.extend(shown(&own.icmp, |kind| format!("icmp {}", icmp(kind))));
     words.extend(shown(&own.icmpv6, |kind| format!("icmpv6 {}", icmp(kind))));
+    words.extend(shown(&own.every_icmp, |family| match family {
+        Family::V4 => "icmp any".to_owned(),
+        Family::V6 => "icmpv6 any".to_owned(),
+    }));
     words.extend(service.include.iter().map(|name| name.value.clone()));
     words
 }

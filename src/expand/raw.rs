@@ -291,7 +291,7 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         action: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _, remark: _,
     } = &mut reversed;
     if let Some(parts) = service {
-        *parts = parts.iter().filter_map(answer).collect();
+        *parts = parts.iter().flat_map(answers).collect();
     }
     *connections = None;
     let hides = [
@@ -307,29 +307,45 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     (reversed, hides.contains(&true))
 }
 
-/// Returns the part of a service that matches its answers; `None` if there are none, as for most ICMP types.
-fn answer(part: &ServicePart) -> Option<ServicePart> {
+/// The ICMP types that ask for an answer, each with the type of the answer (RFC 792, RFC 950).
+const ICMP_ANSWERS: [(u8, u8); 4] = [(8, 0), (13, 14), (15, 16), (17, 18)];
+
+/// The ICMPv6 types that ask for an answer (RFC 4443).
+const ICMPV6_ANSWERS: [(u8, u8); 1] = [(128, 129)];
+
+/// Returns the parts of a service that match the answers of a part; none for most ICMP types.
+fn answers(part: &ServicePart) -> Vec<ServicePart> {
     let icmp = |kind: &IcmpType, pairs: &[(u8, u8)]| {
         let mut pairs = pairs.iter();
-        let (_, answer) = pairs.find(|(question, _)| *question == kind.kind)?;
-        Some(IcmpType {
+        let pair = pairs.find(|(question, _)| *question == kind.kind);
+        pair.map(|(_, answer)| IcmpType {
             kind: *answer,
             code: kind.code,
         })
     };
-    Some(match part {
-        ServicePart::Ports(ports) => ServicePart::Ports(ServicePorts {
+    let whole = |(_, kind): (u8, u8)| IcmpType { kind, code: None };
+    match part {
+        ServicePart::Ports(ports) => vec![ServicePart::Ports(ServicePorts {
             protocol: ports.protocol,
             source: ports.destination.clone(),
             destination: ports.source.clone(),
-        }),
-        ServicePart::Protocol(protocol) => ServicePart::Protocol(*protocol),
-        // RFC 792, RFC 950, RFC 4443.
+        })],
+        ServicePart::Protocol(protocol) => vec![ServicePart::Protocol(*protocol)],
         ServicePart::Icmp(kind) => {
-            ServicePart::Icmp(icmp(kind, &[(8, 0), (13, 14), (15, 16), (17, 18)])?)
+            let answer = icmp(kind, &ICMP_ANSWERS).into_iter();
+            answer.map(ServicePart::Icmp).collect()
         }
-        ServicePart::Icmpv6(kind) => ServicePart::Icmpv6(icmp(kind, &[(128, 129)])?),
-    })
+        ServicePart::Icmpv6(kind) => {
+            let answer = icmp(kind, &ICMPV6_ANSWERS).into_iter();
+            answer.map(ServicePart::Icmpv6).collect()
+        }
+        ServicePart::EveryIcmp(Family::V4) => {
+            ICMP_ANSWERS.map(whole).map(ServicePart::Icmp).to_vec()
+        }
+        ServicePart::EveryIcmp(Family::V6) => {
+            ICMPV6_ANSWERS.map(whole).map(ServicePart::Icmpv6).to_vec()
+        }
+    }
 }
 
 /// Returns `true` if two rules may match the same packets, judged by their services alone. An unneeded rule in the
@@ -366,6 +382,14 @@ fn parts_share(one: &ServicePart, other: &ServicePart) -> bool {
         (ServicePart::Icmp(one), ServicePart::Icmp(other))
         | (ServicePart::Icmpv6(one), ServicePart::Icmpv6(other)) => {
             one.covers(*other) || other.covers(*one)
+        }
+        (ServicePart::EveryIcmp(family), other) | (other, ServicePart::EveryIcmp(family)) => {
+            match other {
+                ServicePart::Icmp(_) => *family == Family::V4,
+                ServicePart::Icmpv6(_) => *family == Family::V6,
+                ServicePart::EveryIcmp(other) => family == other,
+                ServicePart::Ports(_) | ServicePart::Protocol(_) => false,
+            }
         }
         _ => false,
     }

@@ -55,6 +55,16 @@ pub fn matches(parts: Option<&Vec<ServicePart>>, family: Family) -> Vec<ServiceM
                 (Family::V6, Protocol::AH) => ServiceMatch::AuthHeader,
                 (_, protocol) => ServiceMatch::Protocol(protocol),
             }),
+            ServicePart::EveryIcmp(of) if *of == family => {
+                found.push(ServiceMatch::Protocol(match of {
+                    Family::V4 => Protocol::ICMP,
+                    Family::V6 => Protocol::ICMPV6,
+                }));
+            }
+            ServicePart::EveryIcmp(_) => {}
+            // A type beside all types would match a packet twice.
+            ServicePart::Icmp(_) | ServicePart::Icmpv6(_)
+                if parts.contains(&ServicePart::EveryIcmp(family)) => {}
             ServicePart::Icmp(kind) if family == Family::V4 => {
                 let all = icmp_types(parts, family);
                 found.extend(uncovered(*kind, &all).map(ServiceMatch::Icmp));

@@ -163,7 +163,7 @@ fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut S
     let is_wanted = |part: &ServicePart| match part {
         ServicePart::Ports(ports) => wanted.contains(&ports.protocol),
         ServicePart::Protocol(protocol) => wanted.contains(protocol),
-        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) | ServicePart::EveryIcmp(_) => false,
     };
     let words = match entry.change {
         MangleChange::ClampMss(_) => "only tcp has segments",

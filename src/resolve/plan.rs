@@ -317,6 +317,8 @@ pub enum ServicePart {
     Icmp(IcmpType),
     /// An ICMPv6 type, in IPv6.
     Icmpv6(IcmpType),
+    /// Every ICMP type of a family, in that family.
+    EveryIcmp(Family),
 }
 
 /// A rate limit, and the action beyond it.

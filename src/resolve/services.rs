@@ -196,6 +196,8 @@ fn own_parts(written: &ServiceParts, parts: &mut Vec<ServicePart>) {
     );
     parts.extend(written.icmp.iter().map(|t| ServicePart::Icmp(t.value)));
     parts.extend(written.icmpv6.iter().map(|t| ServicePart::Icmpv6(t.value)));
+    let every = written.every_icmp.iter();
+    parts.extend(every.map(|family| ServicePart::EveryIcmp(family.value)));
 }
 
 fn destination_ports(

@@ -528,10 +528,18 @@ impl Sample {
                 )),
             }
             if random.once_in(3) {
-                parts.push(format!("icmp = {:?}", random.some(&ICMP, 3)));
+                let types = random.some(&ICMP, 3);
+                parts.push(match types.len() {
+                    1 => "icmp = \"any\"".to_owned(),
+                    _ => format!("icmp = {types:?}"),
+                });
             }
             if random.once_in(3) {
-                parts.push(format!("icmpv6 = {:?}", random.some(&ICMPV6, 3)));
+                let types = random.some(&ICMPV6, 3);
+                parts.push(match types.len() {
+                    1 => "icmpv6 = \"any\"".to_owned(),
+                    _ => format!("icmpv6 = {types:?}"),
+                });
             }
             if random.once_in(4) {
                 let others: Vec<&String> = names.iter().filter(|other| other != name).collect();

@@ -277,6 +277,6 @@ fn protocol_of(part: &ServicePart) -> Option<Protocol> {
     match part {
         ServicePart::Ports(ports) => Some(ports.protocol),
         ServicePart::Protocol(protocol) => Some(*protocol),
-        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => None,
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) | ServicePart::EveryIcmp(_) => None,
     }
 }

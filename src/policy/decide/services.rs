@@ -30,7 +30,8 @@ pub(super) fn exist(policy: &Policy, items: &[Located<ServiceItem>], family: Fam
             let everywhere = !parts.ports.is_empty()
                 || !parts.source_ports.is_empty()
                 || parts.protocol.is_some();
-            everywhere || !icmp.is_empty()
+            let all = parts.every_icmp.iter().any(|of| of.value == family);
+            everywhere || all || !icmp.is_empty()
         }),
     })
 }
@@ -142,7 +143,15 @@ fn part_has(evaluation: Evaluation<'_>, parts: &ServiceParts) -> bool {
         Family::V6 if protocol == Protocol::ICMPV6 => parts.icmpv6.as_slice(),
         _ => &[],
     };
+    // The request of a reply has no type if the reply is no answer, so `any` asks for a type, too.
+    let is_icmp = match packet.family {
+        Family::V4 => protocol == Protocol::ICMP,
+        Family::V6 => protocol == Protocol::ICMPV6,
+    };
+    let mut every = parts.every_icmp.iter().map(|of| of.value);
+    let any_type = is_icmp && packet.icmp.is_some() && every.any(|of| of == packet.family);
     whole_protocol
+        || any_type
         || ports_have(parts, protocol, packet)
         || types.iter().any(|icmp| is_type(packet.icmp, icmp.value))
 }

@@ -32,6 +32,8 @@ pub struct ServiceParts {
     pub icmp: Vec<Located<IcmpType>>,
     /// ICMPv6 types, for IPv6.
     pub icmpv6: Vec<Located<IcmpType>>,
+    /// The families of which it has every ICMP type: `icmp = "any"`, `icmpv6 = "any"`.
+    pub every_icmp: Vec<Located<Family>>,
 }
 
 /// A service: at least one part, or one other service.
@@ -118,8 +120,9 @@ const ICMP: Key = Key::new(
         Shape::Known(|| IcmpType::names(Family::V4).collect()),
         ICMP_NUMBER,
         Shape::Number(0, 255),
+        Shape::Literally(ANY),
     ])),
-    "ICMP types, in IPv4: names of iptables, numbers, or `type/code`.",
+    "ICMP types, in IPv4: names of iptables, numbers, `type/code`, or `any` for all of ICMP.",
 )
 .example("['echo-request']");
 
@@ -129,10 +132,14 @@ const ICMPV6: Key = Key::new(
         Shape::Known(|| IcmpType::names(Family::V6).collect()),
         ICMP_NUMBER,
         Shape::Number(0, 255),
+        Shape::Literally(ANY),
     ])),
-    "ICMPv6 types, in IPv6: names of iptables, numbers, or `type/code`.",
+    "ICMPv6 types, in IPv6: names of iptables, numbers, `type/code`, or `any` for all of ICMPv6.",
 )
 .example("['echo-request']");
+
+/// Every type of a family, in `icmp` and `icmpv6`.
+const ANY: &str = "any";
 
 const ICMP_NUMBER: Shape = Shape::Form("[0-9]{1,3}(/[0-9]{1,3})?");
 
@@ -220,14 +227,17 @@ fn read_service(
         let read = table.get(key).map(|value| read_ports(key, value, sink));
         read.flatten().unwrap_or_default()
     };
+    let (icmp, every_icmp) = read_icmp(table, "icmp", Family::V4, sink);
+    let (icmpv6, every_icmpv6) = read_icmp(table, "icmpv6", Family::V6, sink);
     let parts = ServiceParts {
         ports: ports("ports", sink),
         source_ports: ports("source-ports", sink),
         protocol: table
             .get("protocol")
             .and_then(|value| read_protocol(value, sink)),
-        icmp: read_icmp(table, "icmp", Family::V4, sink),
-        icmpv6: read_icmp(table, "icmpv6", Family::V6, sink),
+        icmp,
+        icmpv6,
+        every_icmp: every_icmp.into_iter().chain(every_icmpv6).collect(),
     };
     let include = table.texts("include", sink).unwrap_or_default();
     let include: Vec<_> = include
@@ -411,15 +421,30 @@ fn read_protocol(value: FileValue<'_>, sink: &mut Sink) -> Option<Located<Protoc
     None
 }
 
+/// Reads `icmp` or `icmpv6`: the types, and the family if it has all of its types (`any`).
 fn read_icmp(
     table: CheckedTable<'_>,
     key: &str,
     family: Family,
     sink: &mut Sink,
-) -> Vec<Located<IcmpType>> {
-    let Some(list) = table.list(key, sink) else {
-        return Vec::new();
+) -> (Vec<Located<IcmpType>>, Option<Located<Family>>) {
+    let Some(mut list) = table.list(key, sink) else {
+        return (Vec::new(), None);
     };
+    let every = list.iter().find(|value| value.as_text() == Some(ANY));
+    let every = every.map(|value| Located::new(family, value.span));
+    list.retain(|value| value.as_text() != Some(ANY));
+    if let (Some(every), Some(other)) = (&every, list.first()) {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                every.span,
+                "`any` already includes every type",
+            )
+            .also(other.span, "a type beside it")
+            .help(format!("write `{key} = \"any\"` alone, or the types")),
+        );
+    }
     let types = list.into_iter().filter_map(|value| {
         let shown = match (value.as_text(), value.as_integer()) {
             (Some(text), _) => text.to_owned(),
@@ -442,7 +467,7 @@ fn read_icmp(
         }
         Some(Located::new(read?, value.span))
     });
-    types.collect()
+    (types.collect(), every)
 }
 
 /// Reads the `service` of a rule.

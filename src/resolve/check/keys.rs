@@ -260,7 +260,7 @@ fn is_tcp(part: &ServicePart) -> bool {
     match part {
         ServicePart::Ports(ports) => ports.protocol == Protocol::TCP,
         ServicePart::Protocol(protocol) => *protocol == Protocol::TCP,
-        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => false,
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) | ServicePart::EveryIcmp(_) => false,
     }
 }
 

@@ -591,7 +591,7 @@ fn has_new_ports(part: &ServicePart) -> bool {
     let protocol = match part {
         ServicePart::Ports(ports) => ports.protocol,
         ServicePart::Protocol(protocol) => *protocol,
-        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => return false,
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) | ServicePart::EveryIcmp(_) => return false,
     };
     protocol.has_ports() && protocol != Protocol::UDPLITE
 }

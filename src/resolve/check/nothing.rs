@@ -106,6 +106,7 @@ pub(super) fn obstacle(
         ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
         ServicePart::Icmp(_) => family == Family::V4,
         ServicePart::Icmpv6(_) => family == Family::V6,
+        ServicePart::EveryIcmp(of) => family == *of,
     };
     if rule.scope.is_some_and(|scope| !scope.has(family)) {
         Some(Obstacle::Scope)

@@ -150,8 +150,10 @@ fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
 }
 
 fn is_icmp(rule: &PlannedRule) -> bool {
-    let is_icmp =
-        |part: &ServicePart| matches!(part, ServicePart::Icmp(_) | ServicePart::Icmpv6(_));
+    let is_icmp = |part: &ServicePart| match part {
+        ServicePart::Icmp(_) | ServicePart::Icmpv6(_) | ServicePart::EveryIcmp(_) => true,
+        ServicePart::Ports(_) | ServicePart::Protocol(_) => false,
+    };
     let parts = rule.service.as_ref();
     parts.is_some_and(|parts| parts.iter().all(is_icmp))
 }

@@ -235,6 +235,8 @@ impl Matching<'_> {
             ServicePart::Icmpv6(icmp) => {
                 space.and(space.protocol(Protocol::ICMPV6)?, space.icmp(*icmp)?)
             }
+            ServicePart::EveryIcmp(Family::V4) => space.protocol(Protocol::ICMP),
+            ServicePart::EveryIcmp(Family::V6) => space.protocol(Protocol::ICMPV6),
         }
     }
 
@@ -396,6 +398,7 @@ fn part_exists(part: &ServicePart, family: Family) -> bool {
         ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
         ServicePart::Icmp(_) => family == Family::V4,
         ServicePart::Icmpv6(_) => family == Family::V6,
+        ServicePart::EveryIcmp(of) => family == *of,
     }
 }
 

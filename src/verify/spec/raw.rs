@@ -233,6 +233,16 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     (*from, *to) = (Some(went), Some(came));
     std::mem::swap(source, destination);
     if let Some(parts) = service {
+        let every = |family| parts.contains(&ServicePart::EveryIcmp(family));
+        let (v4, v6) = (every(Family::V4), every(Family::V6));
+        let whole = |kind| IcmpType { kind, code: None };
+        // Every type is also every type that has a reply.
+        if v4 {
+            parts.extend([8, 13, 15, 17].map(|kind| ServicePart::Icmp(whole(kind))));
+        }
+        if v6 {
+            parts.push(ServicePart::Icmpv6(whole(128)));
+        }
         parts.retain_mut(|part| match part {
             ServicePart::Ports(ports) => {
                 std::mem::swap(&mut ports.source, &mut ports.destination);
@@ -241,6 +251,7 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
             ServicePart::Icmp(kind) => reply_type(Family::V4, kind),
             ServicePart::Icmpv6(kind) => reply_type(Family::V6, kind),
             ServicePart::Protocol(_) => true,
+            ServicePart::EveryIcmp(_) => false,
         });
     }
     let hides = [

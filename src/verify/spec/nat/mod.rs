@@ -349,7 +349,7 @@ impl<'a> Entry<'a> {
                 ServicePart::Protocol(protocol) => {
                     protocols.entry(*protocol).or_default();
                 }
-                ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => {}
+                ServicePart::Icmp(_) | ServicePart::Icmpv6(_) | ServicePart::EveryIcmp(_) => {}
             }
         }
         let mut classes = Vec::new();

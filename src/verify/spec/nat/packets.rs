@@ -113,7 +113,9 @@ impl<'a> Entry<'a> {
                 let (protocol, source) = match part {
                     ServicePart::Ports(ports) => (ports.protocol, ports.source.clone()),
                     ServicePart::Protocol(protocol) => (*protocol, None),
-                    ServicePart::Icmp(_) | ServicePart::Icmpv6(_) => return Ok(space.none()),
+                    ServicePart::Icmp(_) | ServicePart::Icmpv6(_) | ServicePart::EveryIcmp(_) => {
+                        return Ok(space.none());
+                    }
                 };
                 self.matching.ports(&ServicePorts {
                     protocol,
