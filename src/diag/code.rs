@@ -150,6 +150,8 @@ codes! {
     CustomOption = "custom-option",
     /// A custom rule that iptables would refuse.
     CustomRule = "custom-rule",
+    /// A match of iptables for what a key of the policy says.
+    MatchHasKey = "match-has-key",
     /// A custom rule after which the policy's own are not asked, and its default neither.
     CustomReturn = "custom-return",
     /// A chain that a custom rule cannot stand in, or that nothing leads to.

@@ -133,6 +133,10 @@ pub struct LineContext {
     /// the type of the destination in the routing table: `LOCAL`
     pub destination_type: Option<NegatableContext>,
     pub states: Option<String>,
+    /// the first packet of the connection
+    pub originals: Vec<OriginalContext>,
+    /// matches of iptables as the policy writes them
+    pub matches: Option<String>,
     /// a number as a string, since a template would take the user 0 for false
     pub uid: Option<String>,
     pub gid: Option<String>,
@@ -200,6 +204,7 @@ impl LineContext {
         };
         let text = format!("{line:?}").replacen("not_protocol: None, ", "", 1);
         let text = text.replacen("auth_header: false, ", "", 1);
+        let text = text.replacen("originals: [], matches: None, ", "", 1);
         let text = ["Set", "Connection", "Limit", "Time"]
             .iter()
             .fold(text, |text, name| {
@@ -222,6 +227,21 @@ impl LineContext {
 pub struct NegatableContext {
     pub not: &'static str,
     pub value: String,
+}
+
+/// A match of the first packet of a connection; what is absent is not asked.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct OriginalContext {
+    /// `"! "` or empty, for the destination
+    pub not: &'static str,
+    /// an address with a prefix length
+    pub destination: Option<String>,
+    /// the number of the protocol
+    pub protocol: Option<u8>,
+    /// a port, or the first and the last with a colon
+    pub ports: Option<String>,
+    /// `ORIGINAL`
+    pub direction: Option<&'static str>,
 }
 
 /// A match of an ipset.

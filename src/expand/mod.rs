@@ -14,6 +14,7 @@ mod hooks;
 mod mangle;
 mod nat;
 mod origin;
+mod original;
 mod preamble;
 mod raw;
 mod render;

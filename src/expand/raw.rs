@@ -234,7 +234,8 @@ fn reply_target(rule: &PlannedRule) -> Option<&'static str> {
         .as_ref()
         .is_none_or(|states| states.contains(&State::Untracked));
     match rule.action {
-        _ if !untracked => None,
+        // `original` never matches an untracked packet.
+        _ if !untracked || rule.original.is_some() => None,
         RuleAction::Accept => Some("ACCEPT"),
         RuleAction::Drop | RuleAction::Reject(_) if !reversed(rule).1 => Some("RETURN"),
         RuleAction::Drop | RuleAction::Reject(_) | RuleAction::Log => None,
@@ -282,7 +283,7 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     // Without `..`, so that code with a new key does not compile until somebody decides here what a reply shows of it.
     #[rustfmt::skip]
     let PlannedRule {
-        service, mark, mac, tcp_flags, user, group, limit, connections,
+        service, mark, mac, tcp_flags, original, matches, user, group, limit, connections,
         // Reversed above.
         from: _, to: _, source: _, destination: _,
         // The same in both directions. `reply_lines` handles the first two, which no entry of `notrack` has.
@@ -298,6 +299,8 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         mark.take().is_some(),
         mac.take().is_some(),
         tcp_flags.take().is_some(),
+        original.take().is_some(),
+        matches.take().is_some(),
         user.take().is_some(),
         group.take().is_some(),
         limit

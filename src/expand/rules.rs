@@ -12,6 +12,7 @@ use super::context::{
 use super::hooks::{self, HookPath};
 use super::nat;
 use super::origin::LineOrigin;
+use super::original;
 use super::reject_name;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Date, Family, Hook, Protocol, State};
@@ -109,6 +110,9 @@ pub fn count(plan: &Plan, rule: &PlannedRule, path: &HookPath<'_>, family: Famil
         .saturating_mul(number(
             services::matches(rule.service.as_ref(), family).len(),
         ))
+        .saturating_mul(number(
+            original::matches(rule.original.as_ref(), family).len(),
+        ))
 }
 
 /// Returns lines without a target that match a rule's packets on one path. A packet may match several of them, such as an
@@ -123,8 +127,8 @@ pub fn packets(
     // Without `..`, so that code with a new key does not compile until somebody decides here what a line matches.
     #[rustfmt::skip]
     let PlannedRule {
-        source, destination, service, ipset, state, mark, mac, tcp_flags, user, group, schedule, expires,
-        comment,
+        source, destination, service, ipset, state, mark, mac, tcp_flags, original, matches, user, group, schedule,
+        expires, comment,
         // The caller skips disabled rules and finds the paths.
         enabled: _, scope: _, from: _, to: _,
         // The targets of the lines, and their place.
@@ -149,6 +153,10 @@ pub fn packets(
         let words: Vec<_> = states.iter().map(|state: &State| state.keyword()).collect();
         words.join(",")
     });
+    let originals = original::matches(original.as_ref(), family);
+    // A match that counts stands once, in a chain of the rule.
+    let matches = matches.as_ref().filter(|matches| !matches.counts);
+    let matches = matches.and_then(|matches| matches.texts[family].clone());
     let mut lines = Vec::with_capacity(sources.len() * destinations.len() * services.len());
     for source in &sources {
         for destination in &destinations {
@@ -166,6 +174,7 @@ pub fn packets(
                     gid: group.map(|id| id.to_string()),
                     times: times.clone(),
                     states: states.clone(),
+                    matches: matches.clone(),
                     comment: comment.clone(),
                     origin: origin.to_owned(),
                     ..LineContext::default()
@@ -181,7 +190,11 @@ pub fn packets(
                     line.protocol = Some(Protocol::TCP.to_string());
                     line.tcp_flags = Some(flags.to_string());
                 }
-                lines.push(line);
+                let each = originals.iter().map(|originals| LineContext {
+                    originals: originals.clone(),
+                    ..line.clone()
+                });
+                lines.extend(each);
             }
         }
     }
@@ -272,12 +285,36 @@ impl InHook<'_> {
     ) -> GroupContext {
         let log = self.rule.log.map(|class| &self.plan.log_classes[class]);
         let counts = self.rule.limit.is_some() || self.rule.connections.is_some();
+        let counting = self.counting();
         let lines = match lines.as_slice() {
+            [line] if let Some(asked) = self.on_one_line(line, &counting) => vec![asked],
+            _ if counting.is_some() => self.in_own_chain(lines, own),
             [line] if !counts && let Some(class) = log => self.logged(line, class),
             _ if log.is_some() || counts => self.in_own_chain(lines, own),
             lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
         };
         GroupContext::of(self.rule, lines)
+    }
+
+    /// Returns the rule's matches of iptables, if one of them counts.
+    fn counting(&self) -> Option<String> {
+        let matches = self.rule.matches.as_ref();
+        let matches = matches.filter(|matches| matches.counts)?;
+        matches.texts[self.family].clone()
+    }
+
+    /// Returns the only line of a rule with matches that count; `None` if it needs several.
+    fn on_one_line(&self, line: &LineContext, counting: &Option<String>) -> Option<LineContext> {
+        let rule = self.rule;
+        let counting = counting.as_ref()?;
+        let is_one = rule.log.is_none() && rule.limit.is_none() && rule.connections.is_none();
+        let asked = LineContext {
+            matches: Some(counting.clone()),
+            ..line.clone()
+        };
+        let mut verdicts = self.verdicts(&asked).into_iter().filter(|_| is_one);
+        let first = verdicts.next();
+        first.filter(|_| verdicts.next().is_none())
     }
 
     /// Returns the lines of a rule that logs and has no limit: one line logs, the next ones decide.
@@ -369,6 +406,9 @@ impl InHook<'_> {
     ) -> LineContext {
         if let [verdict] = verdicts.as_slice()
             && verdict.protocol.is_none()
+            && verdict.log.is_none()
+            && verdict.limit.is_none()
+            && verdict.connections.is_none()
         {
             return LineContext {
                 target: verdict.target.clone(),
@@ -466,7 +506,15 @@ impl InHook<'_> {
                 .map_or(String::new(), |line| line.origin.clone()),
             ..LineContext::default()
         };
-        let body = self.body(&name, &everything, own);
+        let mut body = self.body(&name, &everything, own);
+        if let Some(counting) = self.counting() {
+            // One line asks for all lines of the rule: it counts each packet once.
+            let asked = LineContext {
+                matches: Some(counting),
+                ..everything.clone()
+            };
+            body = vec![self.through(asked, body, format!("{name}-MATCH"), own)];
+        }
         self.add_chain(&name, body, own);
         for line in &mut lines {
             line.target.clone_from(&name);
@@ -489,7 +537,9 @@ impl InHook<'_> {
     fn may_continue(&self) -> bool {
         let limit = self.rule.limit.map(|limit| limit.over);
         let connections = self.rule.connections.map(|connections| connections.over);
-        self.rule.action == RuleAction::Log || [limit, connections].contains(&Some(Over::Continue))
+        self.rule.action == RuleAction::Log
+            || [limit, connections].contains(&Some(Over::Continue))
+            || self.counting().is_some()
     }
 
     fn add_chain(

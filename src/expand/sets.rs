@@ -63,7 +63,7 @@ fn most(entries: usize) -> usize {
 }
 
 /// Returns the fewest prefixes that together are exactly the set. `hash:net` refuses `/0`, which becomes two halves.
-fn prefixes(set: &IntervalSet, family: Family) -> Vec<(u128, u8)> {
+pub fn prefixes(set: &IntervalSet, family: Family) -> Vec<(u128, u8)> {
     let mut prefixes = Vec::new();
     for (first, last) in set.intervals().iter().copied() {
         let mut start = first;

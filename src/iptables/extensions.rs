@@ -1,5 +1,13 @@
 //! The choice of what happens to matches and targets that fwc does not know.
 
+use super::matches;
+use crate::net::Family;
+
+/// Returns `true` if iptables 1.8.9 has a match of this name in a family.
+pub fn has_match(name: &str, family: Family) -> bool {
+    matches::find(name, family).is_some()
+}
+
 /// What to do with a match or target that iptables 1.8.9 does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extensions {

@@ -26,10 +26,10 @@ pub use schema::{
     Enforce, Expect, GroupKind, Helper, HookValues, Hooks, HopLimitChange, Icmp, InvalidAction,
     Lints, LogChoice, LogDestination, MangleChange, Mode, NatEnd, NoCommand, Order, Over, Per,
     PolicyConcerns, PolicyConnections, PolicyCustom, PolicyDefaults, PolicyFamilyDefaults,
-    PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle, PolicyNat, PolicyOwnership,
-    PolicyRaw, PolicyRule, PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve,
-    Proxy, RejectWith, RuleStage, Scope, Service, ServiceItem, ServiceParts, Treatment, is_matched,
-    question,
+    PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle, PolicyNat, PolicyOriginal,
+    PolicyOwnership, PolicyRaw, PolicyRule, PolicySchedule, PolicyTest, PolicyTranslation,
+    PolicyZone, Preserve, Proxy, RejectWith, RuleStage, Scope, Service, ServiceItem, ServiceParts,
+    Treatment, is_matched, question,
 };
 
 use std::collections::HashSet;

@@ -163,9 +163,23 @@ fn check_chain(
 /// Reports commands of iptables such as `-A` or `-t` in a rule. A rule is only what follows `-A CHAIN`: its table and
 /// place are keys of the policy. Returns `true` if there is none.
 fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
+    let words = words_of(&rule.value);
+    let Some(found) = command_in(&words) else {
+        return true;
+    };
+    let message = format!("`{}` is not allowed in a custom rule", found.escape_debug());
+    sink.report(
+        Diagnostic::error(Code::CustomOption, rule.span, message)
+            .help("write what follows `-A CHAIN`; the keys `table`, `chain` and `place` say where"),
+    );
+    false
+}
+
+/// Returns the words of a rule. A word with a quoted part begins with a quote where the part begins.
+pub(super) fn words_of(rule: &str) -> Vec<String> {
     let mut quote = None;
     let mut words = vec![String::new()];
-    for c in rule.value.chars() {
+    for c in rule.chars() {
         match quote {
             Some(end) if c == end => quote = None,
             None if c == '"' || c == '\'' => {
@@ -183,6 +197,11 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
             }
         }
     }
+    words
+}
+
+/// Returns the first word that is a command of iptables.
+pub(super) fn command_in(words: &[String]) -> Option<&String> {
     const LONG: [&str; 14] = [
         "--append",
         "--insert",
@@ -206,15 +225,7 @@ fn check_options(rule: &Located<String>, sink: &mut Sink) -> bool {
         let attached = !word.starts_with("--") && short.iter().any(|one| word.starts_with(one));
         attached || LONG.contains(&word.split('=').next().unwrap_or_default())
     };
-    let Some(found) = words.iter().find(is_command) else {
-        return true;
-    };
-    let message = format!("`{}` is not allowed in a custom rule", found.escape_debug());
-    sink.report(
-        Diagnostic::error(Code::CustomOption, rule.span, message)
-            .help("write what follows `-A CHAIN`; the keys `table`, `chain` and `place` say where"),
-    );
-    false
+    words.iter().find(is_command)
 }
 
 /// Why a rule is refused.

@@ -146,6 +146,8 @@ struct Used<'p> {
     addresses: HashSet<&'p str>,
     services: HashSet<&'p str>,
     classes: HashSet<&'p str>,
+    /// Texts with matches of iptables, which may name devices and sets of the policy.
+    named_in_text: Vec<&'p str>,
 }
 
 impl<'p> Used<'p> {
@@ -192,6 +194,9 @@ impl<'p> Used<'p> {
         {
             used.custom(policy, &rule.value);
         }
+        for text in std::mem::take(&mut used.named_in_text) {
+            used.custom(policy, text);
+        }
         let defaults = &policy.defaults;
         for table in [&defaults.both, &defaults.own.v4, &defaults.own.v6] {
             for hook in Hook::ALL {
@@ -206,7 +211,7 @@ impl<'p> Used<'p> {
     fn rule(&mut self, rule: &'p policy::PolicyRule) {
         #[rustfmt::skip]
         let policy::PolicyRule {
-            from, to, source, destination, service, log,
+            from, to, source, destination, service, original, matches, log,
             // Not reported: one list of accounts often serves several hosts.
             user: _, group: _,
             // These name nothing that the policy defines.
@@ -220,10 +225,17 @@ impl<'p> Used<'p> {
         for addresses in [source, destination].into_iter().flatten() {
             self.items(&addresses.items);
         }
-        for item in service.iter().flatten() {
+        let before = original.as_ref().and_then(|one| one.service.as_ref());
+        for item in service.iter().chain(before).flatten() {
             if let ServiceItem::Name(name) = &item.value {
                 self.services.insert(name);
             }
+        }
+        if let Some(destination) = original.as_ref().and_then(|one| one.destination.as_ref()) {
+            self.items(&destination.items);
+        }
+        if let Some(text) = matches {
+            self.named_in_text.push(&text.value);
         }
         if let Some(LogChoice::Class(class)) = log.as_ref().map(|log| &log.value) {
             self.classes.insert(class);

@@ -11,7 +11,9 @@ mod endpoints;
 mod expiry;
 mod lints;
 mod mangle;
+mod matches;
 mod nat;
+mod original;
 mod ownership;
 mod plan;
 mod raw;
@@ -23,8 +25,8 @@ mod zones;
 pub use plan::{
     AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, FamilyDefaults, Limit,
     LogClass, Members, Names, NatSide, Ownership, Plan, PlannedCustom, PlannedInterface,
-    PlannedMangle, PlannedNat, PlannedRaw, PlannedRule, PlannedTest, PlannedTranslation,
-    RuleAction, Schedule, ServicePart, ServicePorts, Zone, ZoneMember,
+    PlannedMangle, PlannedMatch, PlannedNat, PlannedOriginal, PlannedRaw, PlannedRule, PlannedTest,
+    PlannedTranslation, RuleAction, Schedule, ServicePart, ServicePorts, Zone, ZoneMember,
 };
 
 pub use expiry::check_expiry;
@@ -186,8 +188,8 @@ impl Resolver<'_> {
         #[rustfmt::skip]
         let policy::PolicyRule {
             span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage,
-            order, mark, mac, tcp_flags, limit, connections, schedule, expires, user, group, log, reject_with,
-            enabled,
+            order, mark, mac, tcp_flags, original, matches, limit, connections, schedule, expires, user, group,
+            log, reject_with, enabled,
             // Tells whether the rule can be checked, not what it means.
             complete: _,
         } = rule;
@@ -215,6 +217,9 @@ impl Resolver<'_> {
             RuleAction::Log => Over::Continue,
             _ => Over::Drop,
         };
+        let service = service
+            .as_ref()
+            .map(|items| self.services.parts(items, sink));
         PlannedRule {
             span: *span,
             label: label(rule),
@@ -232,9 +237,9 @@ impl Resolver<'_> {
             destination: self
                 .addresses
                 .expression(self.policy, destination.as_ref(), sink),
-            service: service
-                .as_ref()
-                .map(|items| self.services.parts(items, sink)),
+            original: original::resolve(self, original.as_ref(), sink),
+            matches: matches::resolve(matches.as_ref(), service.as_deref(), sink),
+            service,
             ipset: value(ipset),
             scope: defaults::scope(&self.policy.defaults, scope.as_ref()),
             state: state

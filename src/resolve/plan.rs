@@ -1,11 +1,7 @@
 //! The plan: a policy with every name resolved and every default filled in.
 
-use std::collections::BTreeSet;
-use std::ops::Index;
-
-use serde::{Deserialize, Serialize};
-
 use crate::diag::ConcernName;
+use crate::iptables::Match;
 use crate::net::{
     AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet, MacAddress,
     MarkMatch, PerFamily, PerHook, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
@@ -16,6 +12,9 @@ use crate::policy::{
     Treatment,
 };
 use crate::source::Span;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Index;
 
 /// A policy with every name resolved and every value filled in.
 #[derive(Clone, Debug)]
@@ -321,6 +320,26 @@ pub enum ServicePart {
     EveryIcmp(Family),
 }
 
+/// `original`: the destination of the connection's first packet, before it was translated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedOriginal {
+    /// The destination, without sets.
+    pub destination: Option<AddressCondition>,
+    /// The destination ports of each protocol.
+    pub ports: Option<BTreeMap<Protocol, IntervalSet>>,
+}
+
+/// `match`: matches of iptables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedMatch {
+    /// As `iptables-save` prints them; `None` in a family whose iptables does not take them.
+    pub texts: PerFamily<Option<String>>,
+    /// The same, as they are read.
+    pub matches: PerFamily<Vec<Match>>,
+    /// One of them counts each time that it is asked.
+    pub counts: bool,
+}
+
 /// A rate limit, and the action beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -393,6 +412,10 @@ pub struct PlannedRule {
     pub mac: Option<MacAddress>,
     /// Their TCP flags.
     pub tcp_flags: Option<TcpFlagsMatch>,
+    /// The first packet of their connection.
+    pub original: Option<PlannedOriginal>,
+    /// Matches of iptables that must hold, too.
+    pub matches: Option<PlannedMatch>,
     /// The user whose processes send them.
     pub user: Option<u32>,
     /// The group whose processes send them.

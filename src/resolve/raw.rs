@@ -98,9 +98,10 @@ fn before_tracking(mut rule: PlannedRule) -> PlannedRule {
         // The raw table is before connection tracking and before mangle, where marks are set.
         state, mark,
         // The helper reads every packet of the connection, not only those with these flags or within a limit.
-        tcp_flags, limit, connections, log,
+        tcp_flags, original, matches, limit, connections, log,
     } = &mut rule;
     (*state, *mark, *tcp_flags) = (None, None, None);
+    (*original, *matches) = (None, None);
     (*limit, *connections, *log) = (None, None, None);
     rule
 }

@@ -70,9 +70,13 @@ impl<'p> Sound<'p> {
     pub fn has(&self, policy: &Policy, rule: &PolicyRule) -> bool {
         let places = [&rule.from, &rule.to].into_iter().flatten();
         let mut places = places.flat_map(texts);
+        let before = rule.original.as_ref();
+        let written = before.and_then(|one| one.destination.as_ref());
         let addresses = [&rule.source, &rule.destination].into_iter().flatten();
+        let addresses = addresses.chain(written);
         let mut addresses = addresses.flat_map(|list: &AddressExpression| names(&list.items));
-        let mut services = rule.service.iter().flatten();
+        let written = before.and_then(|one| one.service.as_ref());
+        let mut services = rule.service.iter().chain(written).flatten();
         places.all(|name| self.places.contains(name))
             && addresses.all(|name| self.addresses.contains(name))
             && services.all(|item| match &item.value {

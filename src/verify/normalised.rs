@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::condition::{Bucket, Condition, RateLimit, Translated};
 use super::logging::{LogLine, is_limit, is_log};
-use crate::analysis::{Effect, Verdict};
+use crate::analysis::{Effect, Verdict, has_memory};
 use crate::iptables::{
     LogTarget, Match, Module, ModuleOption, Rule, RuleId, Ruleset, Table, TableName, Target,
 };
@@ -124,7 +124,10 @@ impl Normalised {
         let counts = |condition: &Condition| {
             matches!(
                 condition,
-                Condition::Within(..) | Condition::Connections(..) | Condition::Turn(..)
+                Condition::Within(..)
+                    | Condition::Connections(..)
+                    | Condition::Turn(..)
+                    | Condition::Counting(..)
             )
         };
         let replaced = self.conditions.get(&(table, id)).into_iter().flatten();
@@ -159,7 +162,8 @@ impl Normalised {
                 _ if is_known => None,
                 limit if logs && is_limit(limit) => None,
                 other => {
-                    Condition::of_match(other).or_else(|| buckets.counted(other, base, family))
+                    let counted = || buckets.counted(other, table.name, base, family);
+                    Condition::of_match(other).or_else(counted)
                 }
             };
             match translated {
@@ -227,12 +231,19 @@ struct Buckets {
     limits: HashMap<String, usize>,
     connections: HashMap<String, usize>,
     turns: HashMap<String, usize>,
+    counting: HashMap<String, usize>,
     /// The bucket of each `--hashlimit-name`: in the kernel rules with the same name share one table.
     named: HashMap<String, Bucket>,
 }
 
 impl Buckets {
-    fn counted(&mut self, condition: &Match, base: &str, family: Family) -> Translated {
+    fn counted(
+        &mut self,
+        condition: &Match,
+        table: TableName,
+        base: &str,
+        family: Family,
+    ) -> Translated {
         let next = |counts: &mut HashMap<String, usize>| {
             let count = counts.entry(base.to_owned()).or_default();
             *count += 1;
@@ -248,11 +259,19 @@ impl Buckets {
                 beyond,
             )]);
         }
-        if let Some(every) = Condition::turn(condition) {
+        if let Some(every) = Condition::turn(condition)
+            && table == TableName::Nat
+        {
             let bucket = next(&mut self.turns);
             return Some(vec![(Condition::Turn(bucket, every), false)]);
         }
-        let (rated, beyond) = RateLimit::of_match(condition, family)?;
+        let Some((rated, beyond)) = RateLimit::of_match(condition, family) else {
+            return has_memory(condition).then(|| {
+                let text = condition.to_text(family);
+                let bucket = next(&mut self.counting);
+                vec![(Condition::Counting(bucket, text), false)]
+            });
+        };
         let mut bucket = next(&mut self.limits);
         if let Match::Other(module) = condition
             && let Some(name) = module.setting("hashlimit-name")

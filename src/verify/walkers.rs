@@ -14,12 +14,12 @@ use crate::analysis::BaseChain;
 use crate::iptables::{
     self, ConnectionFacts, NoWalk, Reject, RuleId, Ruleset, TableName, Target, Walk,
 };
-use crate::net::{Family, Hook, IntervalSet, Packet, number_of};
+use crate::net::{AddressRange, Family, Hook, IntervalSet, Packet, address_of, number_of};
 use crate::policy::{
     self, Circumstance, CustomPosition, DecidedBy, Decision, Moment, Policy, RawTreatment,
     RejectAnswer, Treatment,
 };
-use crate::source::Span;
+use crate::source::{Located, Span};
 
 /// The result of the policy for a packet.
 #[derive(Clone, Debug, PartialEq)]
@@ -244,7 +244,83 @@ impl Walkers<'_> {
             Circumstance::ToThisHost => holds(&Condition::ToThisHost),
             Circumstance::Turn(turn) => self.spec.turns.get(&turn).is_none_or(holds),
             Circumstance::Custom(position) => self.custom_decides(packet, position),
+            Circumstance::Matches(text) => self.matches_hold(packet, text, holds),
+            Circumstance::OriginalDirection => self.was_sent(packet, "--ctdir ORIGINAL"),
+            Circumstance::OriginalDestination(range) => prefixes(range).any(|(address, length)| {
+                self.was_sent(packet, &format!("--ctorigdst {address}/{length}"))
+            }),
+            Circumstance::OriginalPort { protocol, ports } => {
+                let range = format!("{}:{}", ports.first, ports.last);
+                self.was_sent(packet, &format!("--ctproto {}", protocol.0))
+                    && self.was_sent(packet, &format!("--ctorigdstport {range}"))
+            }
         }
+    }
+
+    /// Returns `true` if the `match` of a rule holds.
+    fn matches_hold(
+        &self,
+        packet: &Packet,
+        text: &Located<String>,
+        holds: &dyn Fn(&Condition) -> bool,
+    ) -> bool {
+        let mut rules = self.policy.rules.iter();
+        let is_own = |written: &Located<String>| written.span == text.span;
+        let index = rules.position(|rule| rule.matches.as_ref().is_some_and(is_own));
+        let counted = index.and_then(|index| self.spec.counted.get(&(packet.hook, index)));
+        let count = |condition: &iptables::Match| {
+            let text = condition.to_text(packet.family);
+            let is_same =
+                |one: &&Condition| matches!(one, Condition::Counting(_, own) if *own == text);
+            let mut same = counted?.iter().filter(is_same).peekable();
+            same.peek()?;
+            Some(same.all(holds))
+        };
+        self.rule_holds(packet, &text.value, &|condition| {
+            let of_policy = Condition::of_match(condition).map(|all| {
+                let mut all = all.iter();
+                all.all(|(one, negated)| holds(one) != *negated)
+            });
+            of_policy.or_else(|| count(condition))
+        })
+    }
+
+    /// Returns `true` if an option of `-m conntrack` holds for the connection of a packet.
+    fn was_sent(&self, packet: &Packet, option: &str) -> bool {
+        self.rule_holds(packet, &format!("-m conntrack {option}"), &|_| None)
+    }
+
+    /// Returns `true` if matches of iptables hold for a packet. `known` answers those that a packet alone does not.
+    fn rule_holds(
+        &self,
+        packet: &Packet,
+        matches: &str,
+        known: &dyn Fn(&iptables::Match) -> Option<bool>,
+    ) -> bool {
+        let (chain, protocol) = (packet.hook.chain(), packet.protocol);
+        let text = format!(
+            "*filter\n:{chain} ACCEPT [0:0]\n-A {chain} -p {protocol} {matches} -j ACCEPT\nCOMMIT\n"
+        );
+        // The rule has lines only in families and for protocols with which iptables takes the matches.
+        let Ok(rules) = Ruleset::from_text(&text, packet.family) else {
+            return false;
+        };
+        let mut answer = |id: RuleId, condition: &iptables::Match| {
+            let known = self
+                .has_member(condition, packet)
+                .or_else(|| known(condition));
+            let rule = (TableName::Filter, id);
+            known.or_else(|| Some((self.strange)(Some(&rules), rule, condition)))
+        };
+        iptables::walk_marked(
+            &rules,
+            TableName::Filter,
+            packet,
+            self.connection,
+            self.ends,
+            &mut answer,
+        )
+        .is_ok_and(|walk| walk.decided.is_some())
     }
 
     /// Returns `true` if a custom rule at a position of the packet's chain decides it.
@@ -453,6 +529,24 @@ fn is_answer(answer: RejectAnswer, reject: Reject, family: Family) -> bool {
         Family::V6 => v6,
     };
     reject == Reject::Icmp(word)
+}
+
+/// Returns the prefixes that make up a range, as addresses with their lengths.
+fn prefixes(range: AddressRange) -> impl Iterator<Item = (std::net::IpAddr, u32)> {
+    let bits = u32::from(range.family.bits());
+    let mut next = Some(range.first);
+    std::iter::from_fn(move || {
+        let first = next.filter(|first| *first <= range.last)?;
+        let fits = |size: &u32| {
+            let end = (1u128 << size)
+                .checked_sub(1)
+                .and_then(|more| first.checked_add(more));
+            first.trailing_zeros() >= *size && end.is_some_and(|end| end <= range.last)
+        };
+        let size = (0..bits).rev().find(fits).unwrap_or(0);
+        next = first.checked_add(1 << size);
+        Some((address_of(range.family, first), bits - size))
+    })
 }
 
 /// Returns the place in the policy of the rule or key that decided.

@@ -199,6 +199,7 @@ const UNSEEN: &[&str] = &[
     "wrong-key-zone-in-interfaces",
     "wrong-key-zone-in-source",
     "zone-in-source",
+    "original-host",
     // To a schema a date is a text.
     "bad-type-expires",
     // What goes with which mode of ownership.
@@ -215,6 +216,7 @@ const UNSEEN: &[&str] = &[
     "allow-comment",
     // An empty text is a text.
     "bad-name-empty-rule",
+    "match-options",
 ];
 
 #[test]

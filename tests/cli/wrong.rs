@@ -150,7 +150,6 @@ const ELSEWHERE: &[Code] = &[
     Code::AnalysisGaveUp,
     Code::BadTemplate,
     Code::BadRules,
-    Code::UnknownExtension,
     Code::BackendsDiffer,
     Code::UnclosedQuote,
     Code::TextCut,

@@ -40,6 +40,23 @@ impl Random {
     }
 }
 
+/// Matches of iptables that a packet shows, for `match`.
+pub const MATCHES: [&str; 2] = [
+    "-m conntrack --ctstate DNAT",
+    "-m conntrack ! --ctstate DNAT",
+];
+
+/// Returns `true` if one of [`MATCHES`] holds for a packet.
+pub fn matches_hold(text: &str, packet: &Packet) -> bool {
+    let is_tracked = !matches!(packet.state, State::Invalid | State::Untracked);
+    let is_translated = is_tracked && packet.translated.destination;
+    match MATCHES.iter().position(|one| *one == text) {
+        Some(0) => is_translated,
+        Some(1) => !is_translated,
+        _ => panic!("no generated match: {text}"),
+    }
+}
+
 /// A policy, and the values at which its packets change.
 pub struct Sample {
     pub text: String,

@@ -1,6 +1,6 @@
 //! Random rules. Keys that `resolve` takes together only in some ways are mostly written in those.
 
-use crate::generate::{PORT_LITERALS, Random, Sample};
+use crate::generate::{MATCHES, PORT_LITERALS, Random, Sample};
 
 const ACTIONS: [&str; 5] = ["accept", "accept", "drop", "reject", "log"];
 const STATES: [&str; 5] = ["new", "established", "related", "invalid", "untracked"];
@@ -77,6 +77,7 @@ impl Sample {
         limits(random, action, logs, &mut keys);
         times(random, &mut keys);
         self.people(random, &mut keys);
+        before_translation(&mut keys);
         // A rule that decides everything says so.
         let chooses = [
             "from",
@@ -88,6 +89,8 @@ impl Sample {
             "mark",
             "mac",
             "tcp-flags",
+            "original",
+            "match",
             "user",
             "group",
         ];
@@ -405,4 +408,33 @@ fn some_places(random: &mut Random, places: &[String]) -> String {
         _ => {}
     }
     format!("{some:?}")
+}
+
+/// Adds keys about translations to some rules. What the rule has so far chooses them, so that the other random choices of a
+/// seed stay what they were.
+fn before_translation(keys: &mut Keys) {
+    let length: usize = keys.0.iter().map(|(_, value)| value.len()).sum();
+    match length % 11 {
+        0 => keys.set("match", format!("\"{}\"", MATCHES[0])),
+        1 => keys.set("match", format!("\"{}\"", MATCHES[1])),
+        // The tests know the first packet of a connection, and no other.
+        2 => {
+            keys.set("state", "\"new\"".to_owned());
+            keys.set(
+                "original",
+                "{ service = [\"80-90/tcp\", \"53/udp\"] }".to_owned(),
+            );
+        }
+        3 => {
+            keys.set("state", "\"new\"".to_owned());
+            let value = "{ destination = [\"10.0.0.1-10.0.0.6\", \"2001:db8::/64\"], service = \"22/tcp\" }";
+            keys.set("original", value.to_owned());
+        }
+        4 => {
+            keys.set("state", "\"new\"".to_owned());
+            let value = "{ destination = { not = [\"10.0.0.1\", \"10.0.0.6\", \"2001:db8::1\"] } }";
+            keys.set("original", value.to_owned());
+        }
+        _ => {}
+    }
 }

@@ -13,11 +13,11 @@ use fwc::policy::{self, DecidedBy, Policy};
 use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};
-use crate::promises::{is_possible, thrown};
-use crate::views::{Compiled, compile, number};
+use crate::promises::{is_possible, thrown_for};
+use crate::views::{Compiled, compile, decide, number};
 
 const PACKETS: usize = 150;
-/// How often the circumstances of a packet are thrown anew.
+/// How often the circumstances of a packet are thrown_for anew.
 const THROWS: u64 = 6;
 
 /// The test.
@@ -247,7 +247,7 @@ fn walked_the_same(
     for _ in 0..PACKETS {
         let packet = sample.packet(random);
         for throw in 0..THROWS {
-            let holds = |asked: policy::Circumstance<'_>| thrown(throw, asked, false);
+            let holds = |asked: policy::Circumstance<'_>| thrown_for(throw, asked, &packet);
             let says = |policy| policy::decide_when(policy, &packet, &holds).verdict;
             if says(&one.policy) != says(&other.policy) {
                 return Err(format!("decide sees a difference: {packet}"));
@@ -267,7 +267,7 @@ fn walked_the_same(
 /// Whether a packet is decided by this, under any of the circumstances.
 fn decided_by(policy: &Policy, packet: &Packet, by: DecidedBy) -> bool {
     (0..THROWS).any(|throw| {
-        let holds = |asked: policy::Circumstance<'_>| thrown(throw, asked, false);
+        let holds = |asked: policy::Circumstance<'_>| thrown_for(throw, asked, packet);
         policy::decide_when(policy, packet, &holds).by == by
     })
 }
@@ -308,7 +308,7 @@ fn contradicts(finding: &Diagnostic, compiled: &Compiled, second: usize) -> Resu
                     return Ok(());
                 }
                 // Elsewhere, then: not where another rule comes first, nor in this state.
-                let other = match policy::decide(&compiled.policy, packet).by {
+                let other = match decide(&compiled.policy, packet).by {
                     DecidedBy::Rule(other) if other != first => {
                         packets(&compiled.plan, &compiled.plan.rules[other], &space, hook)
                     }
@@ -361,7 +361,9 @@ fn world_open(
                 let witness = space.witness(set, hook.into(), &[]).map_err(gave_up)?;
                 let accepted = witness.filter(|it| it.possible).is_some_and(|witness| {
                     (0..THROWS).any(|throw| {
-                        let holds = |asked: policy::Circumstance<'_>| thrown(throw, asked, false);
+                        let packet = &witness.packet;
+                        let holds =
+                            |asked: policy::Circumstance<'_>| thrown_for(throw, asked, packet);
                         let decision =
                             policy::decide_when(&compiled.policy, &witness.packet, &holds);
                         decision.verdict == policy::PolicyVerdict::Accept

@@ -16,11 +16,11 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::generate::{Random, Sample, sample};
 use crate::linted::{gave_up, with};
-use crate::promises::{Luck, is_possible, thrown};
+use crate::promises::{Luck, is_possible, thrown_for};
 use crate::views::{Compiled, compile, number};
 
 const PACKETS: usize = 150;
-/// How often the circumstances of a packet are thrown anew.
+/// How often the circumstances of a packet are thrown_for anew.
 const THROWS: u64 = 4;
 
 /// The test.
@@ -343,7 +343,7 @@ struct Written {
 }
 
 fn written(policy: &Policy, packet: &Packet, moment: Moment, throw: u64) -> Written {
-    let holds = |asked: policy::Circumstance<'_>| thrown(throw, asked, false);
+    let holds = |asked: policy::Circumstance<'_>| thrown_for(throw, asked, packet);
     let mangled = policy::mangle(policy, packet, 0x110, moment, &holds);
     let mut written = Written {
         // Larger than any that is asked for, and than what fits a path.

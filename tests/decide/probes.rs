@@ -5,7 +5,7 @@ use std::path::Path;
 use fwc::diag::{Severity, Sink};
 use fwc::files::Access;
 use fwc::internals::resolve::resolve;
-use fwc::iptables::{Ruleset, TableName, WalkVerdict as Walked, walk};
+use fwc::iptables::{Match, RuleId, Ruleset, TableName, WalkVerdict as Walked, walk};
 use fwc::net::Packet;
 use fwc::policy::{self, Circumstance, CustomPosition, DecidedBy, Policy, PolicySchedule};
 use fwc::source::SourceMap;
@@ -59,8 +59,11 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
     for (number, probe) in (1..).zip(&case.probes) {
         let (circumstances, packet) = (probe.circumstances()?, probe.packet()?);
         let decision = policy::decide_when(policy, &packet, &|it| match it {
-            Circumstance::Custom(position) => by_custom(policy, position, &packet).is_some(),
-            it => holds(&circumstances, it),
+            Circumstance::Custom(position) => {
+                by_custom(policy, position, &packet, &circumstances).is_some()
+            }
+            Circumstance::Matches(text) => hold(&text.value, &circumstances, &packet),
+            it => holds(&circumstances, it, &packet),
         });
         let said = match (decision.verdict, decision.by) {
             // Alone on the host, with base chains that accept.
@@ -68,7 +71,8 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
             (policy::PolicyVerdict::Drop, _) => Verdict::Drop,
             (policy::PolicyVerdict::Reject(_), _) => Verdict::Reject,
             (policy::PolicyVerdict::Custom, DecidedBy::Custom(position)) => {
-                by_custom(policy, position, &packet).ok_or("no custom rule decides")?
+                by_custom(policy, position, &packet, &circumstances)
+                    .ok_or("no custom rule decides")?
             }
             (policy::PolicyVerdict::Custom, by) => return Err(format!("custom by {by:?}").into()),
         };
@@ -84,7 +88,12 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
 }
 
 /// What the custom rules at a position of the packet's chain do with it, if they decide it.
-fn by_custom(policy: &Policy, position: CustomPosition, packet: &Packet) -> Option<Verdict> {
+fn by_custom(
+    policy: &Policy,
+    position: CustomPosition,
+    packet: &Packet,
+    this: &Circumstances,
+) -> Option<Verdict> {
     let mut text =
         String::from("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n");
     let here = policy.custom.iter().filter(|custom| {
@@ -99,7 +108,8 @@ fn by_custom(policy: &Policy, position: CustomPosition, packet: &Packet) -> Opti
         text += &format!("-A {} {}\n", chain.value, rule.value);
     }
     let rules = Ruleset::from_text(&format!("{text}COMMIT\n"), packet.family).ok()?;
-    let walked = walk(&rules, TableName::Filter, packet, &mut |_, _| None).ok()?;
+    let mut answer = |_: RuleId, condition: &Match| this.match_holds(condition, packet);
+    let walked = walk(&rules, TableName::Filter, packet, &mut answer).ok()?;
     walked.decided.as_ref()?;
     Some(match walked.verdict {
         Walked::Accept => Verdict::Accept,
@@ -108,8 +118,22 @@ fn by_custom(policy: &Policy, position: CustomPosition, packet: &Packet) -> Opti
     })
 }
 
+/// Whether matches of iptables hold, by the words of iptables-extensions(8).
+fn hold(matches: &str, this: &Circumstances, packet: &Packet) -> bool {
+    let (chain, protocol) = (packet.hook.chain(), packet.protocol);
+    let text = format!(
+        "*filter\n:{chain} ACCEPT [0:0]\n-A {chain} -p {protocol} {matches} -j DROP\nCOMMIT\n"
+    );
+    let Ok(rules) = Ruleset::from_text(&text, packet.family) else {
+        return false;
+    };
+    let mut answer = |_: RuleId, condition: &Match| this.match_holds(condition, packet);
+    let walked = walk(&rules, TableName::Filter, packet, &mut answer);
+    walked.is_ok_and(|walked| walked.verdict == Walked::Drop)
+}
+
 /// Whether a circumstance of the policy holds, by the words of the language.
-fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
+fn holds(this: &Circumstances, circumstance: Circumstance<'_>, packet: &Packet) -> bool {
     match circumstance {
         Circumstance::WithinLimit(_) | Circumstance::WithinConnections(_) => !this.beyond,
         Circumstance::User(id) => this.user == Some(id),
@@ -121,6 +145,14 @@ fn holds(this: &Circumstances, circumstance: Circumstance<'_>) -> bool {
         Circumstance::FromIpsec => false,
         Circumstance::AuthHeader => this.has_auth_header(),
         Circumstance::ToThisHost => true,
+        Circumstance::OriginalDirection => !this.original.is_reply,
+        Circumstance::OriginalDestination(range) => this.was_sent_to(range, packet),
+        Circumstance::OriginalPort { protocol, ports } => {
+            let port = this.original.port.or(packet.destination_port);
+            let is_port = |port| (ports.first..=ports.last).contains(&port);
+            protocol.0 == packet.protocol && port.is_some_and(is_port)
+        }
+        Circumstance::Matches(_) => false,
         Circumstance::Custom(_) | Circumstance::Turn(_) => false,
     }
 }

@@ -22,8 +22,8 @@ use fwc::policy::{
 use fwc::source::{Located, SourceMap};
 use libtest_mimic::{Failed, Trial};
 
-use crate::generate::{PORT_LITERALS, Random, Sample, sample};
-use crate::views::{compile, number};
+use crate::generate::{self, PORT_LITERALS, Random, Sample, sample};
+use crate::views::{compile, decide, number};
 
 const PACKETS: usize = 400;
 /// How often the circumstances of a packet are thrown anew.
@@ -362,7 +362,7 @@ pub fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String 
         key("assume", &format!("{{ banned = \"{assume}\" }}"));
     }
     // What is expected is mostly what becomes of a packet.
-    let verdict = policy::decide(policy, &sample.packet(random)).verdict;
+    let verdict = decide(policy, &sample.packet(random)).verdict;
     let expect = match verdict {
         PolicyVerdict::Accept | PolicyVerdict::Continue => "accept",
         PolicyVerdict::Custom => panic!("no policy here has a custom rule"),
@@ -666,6 +666,10 @@ impl<'a> Luck<'a> {
 impl Chance for Luck<'_> {
     fn holds(&self, asked: Circumstance<'_>, packet: &Packet) -> bool {
         let end = |packet: &Packet| (packet.destination, packet.destination_port);
+        if let Circumstance::Matches(text) = asked {
+            // A packet shows these.
+            return generate::matches_hold(&text.value, packet);
+        }
         self.thrown(asked, end(packet) != end(self.first))
     }
 
@@ -697,8 +701,16 @@ impl Chance for Luck<'_> {
     }
 }
 
+/// Whether a circumstance holds for a packet: as it shows, else by chance.
+pub fn thrown_for(throw: u64, asked: Circumstance<'_>, packet: &Packet) -> bool {
+    match asked {
+        Circumstance::Matches(text) => generate::matches_hold(&text.value, packet),
+        other => thrown(throw, other, false),
+    }
+}
+
 /// Whether a circumstance holds: by chance, but always the same in one throw.
-pub fn thrown(throw: u64, asked: Circumstance<'_>, moved: bool) -> bool {
+fn thrown(throw: u64, asked: Circumstance<'_>, moved: bool) -> bool {
     let words = match asked {
         Circumstance::Time(schedule) => {
             format!("{:?}{:?}{}", schedule.days, schedule.hours, schedule.local)

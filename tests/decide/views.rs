@@ -22,7 +22,7 @@ use fwc::source::SourceMap;
 use libtest_mimic::{Failed, Trial};
 
 use crate::changed;
-use crate::generate::{Random, Sample, sample};
+use crate::generate::{self, Random, Sample, sample};
 
 const PACKETS: usize = 200;
 
@@ -109,6 +109,7 @@ impl Compiled {
                 // What comes in goes to this host.
                 Match::AddressType(types) => !types.destination.as_ref().unwrap().negated,
                 Match::Other(module) => usually(module.name),
+                Match::Conntrack(_) => false,
                 _ => return None,
             })
         };
@@ -163,6 +164,15 @@ pub fn in_chain(packet: &Packet, chain: NatChain) -> Packet {
         out_device,
         ..packet.clone()
     }
+}
+
+/// What a policy does with a packet under usual circumstances, among which it goes in no direction of its connection.
+pub fn decide(policy: &Policy, packet: &Packet) -> policy::Decision {
+    policy::decide_when(policy, packet, &|asked| match asked {
+        Circumstance::Matches(text) => generate::matches_hold(&text.value, packet),
+        Circumstance::OriginalDirection => false,
+        other => other.usual(),
+    })
 }
 
 /// Whether a condition of a module holds for most packets; connections are asked whether they are too many.
@@ -253,7 +263,7 @@ fn judge(
     for _ in 0..PACKETS {
         let packet = sample.packet(random);
         let (space, spec, text) = &views[packet.family];
-        let decision = policy::decide(&compiled.policy, &packet);
+        let decision = decide(&compiled.policy, &packet);
         if decision.by == DecidedBy::Antispoof {
             // The filter table never sees it; the proof does.
             quotas.count(&packet, decision.by);

@@ -1,6 +1,9 @@
 //! What a packet does not tell, and a probe says: who sends it, what sets it is in, what came before, what time it is.
 
-use fwc::iptables::{Module, SetMatch};
+use std::net::IpAddr;
+
+use fwc::iptables::{Match, Module, ModuleOption, SetMatch};
+use fwc::net::{AddressRange, Family, Packet, State, number_of};
 use jiff::civil::DateTime;
 
 /// The circumstances of one packet. Not said: nobody known sends it, it is in no set that others fill, limits are not
@@ -21,6 +24,19 @@ pub struct Circumstances {
     pub at: Option<DateTime>,
     /// The extension header of IPv6 that stands before its protocol, by its number.
     pub extension_header: Option<u8>,
+    /// The bytes of the IP packet; not said, it is as long as it happens to be.
+    pub length: Option<u16>,
+    /// Where the first packet of its connection was sent to; not said, where this packet goes.
+    pub original: Original,
+}
+
+/// What is known of the first packet of a connection, if it differs from a later one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Original {
+    pub destination: Option<IpAddr>,
+    pub port: Option<u16>,
+    /// The packet goes in the other direction.
+    pub is_reply: bool,
 }
 
 impl Circumstances {
@@ -34,7 +50,63 @@ impl Circumstances {
         self.extension_header == Some(51)
     }
 
-    /// Whether a match of a rule holds that a packet alone does not decide, by the words of iptables-extensions(8).
+    /// Whether a match of a rule holds, by what is said about the packet, in the words of iptables-extensions(8).
+    pub fn match_holds(&self, condition: &Match, packet: &Packet) -> Option<bool> {
+        match condition {
+            Match::Other(module) => self.module_holds(module),
+            Match::AddressType(types) if types.source.is_none() && types.limit.is_none() => {
+                let types = types.destination.as_ref()?;
+                let mut names = types.value.names();
+                let is_multicast = names.next() == Some("MULTICAST") && names.next().is_none();
+                is_multicast.then(|| packet.destination.is_multicast() != types.negated)
+            }
+            // The state was compared before. Without a connection nothing else is compared with it, and nothing holds
+            // without it (`conntrack_mt` of `xt_conntrack.c`).
+            Match::Conntrack(conntrack)
+                if [State::Invalid, State::Untracked].contains(&packet.state) =>
+            {
+                Some(conntrack.states.is_some())
+            }
+            Match::Conntrack(conntrack) => {
+                let settings = conntrack.settings.iter();
+                let answers = settings.map(|one| self.connection_holds(one, packet));
+                let answers: Option<Vec<bool>> = answers.collect();
+                answers.map(|all| all.into_iter().all(|one| one))
+            }
+            _ => None,
+        }
+    }
+
+    fn connection_holds(&self, setting: &ModuleOption, packet: &Packet) -> Option<bool> {
+        let plain = match setting.name {
+            "ctdir" => (&*setting.value == "REPLY") == self.original.is_reply,
+            "ctproto" => setting.value.parse() == Ok(packet.protocol),
+            "ctorigdst" => {
+                let range = AddressRange::parse(&setting.value).ok()?;
+                self.was_sent_to(range, packet)
+            }
+            "ctorigdstport" => {
+                let (first, last) = setting
+                    .value
+                    .split_once(':')
+                    .unwrap_or((&setting.value, &setting.value));
+                let ports = first.parse().ok()?..=last.parse().ok()?;
+                let port = self.original.port.or(packet.destination_port);
+                port.is_some_and(|port: u16| ports.contains(&port))
+            }
+            _ => return None,
+        };
+        Some(plain != setting.negated)
+    }
+
+    /// Whether the first packet of the connection was sent to an address of a range.
+    pub fn was_sent_to(&self, range: AddressRange, packet: &Packet) -> bool {
+        let address = self.original.destination.unwrap_or(packet.destination);
+        Family::of(address) == range.family
+            && (range.first..=range.last).contains(&number_of(address))
+    }
+
+    /// Whether a match of a module holds that a packet alone does not decide.
     pub fn module_holds(&self, module: &Module) -> Option<bool> {
         let number = |name| module.setting(name)?.value.parse::<u32>().ok();
         match module.name {
@@ -55,6 +127,19 @@ impl Circumstances {
             "time" => Some(self.at.is_none_or(|at| time_holds(module, at))),
             "ah" if module.settings.is_empty() => Some(self.has_auth_header()),
             "policy" => Some(false),
+            // Counters are fresh, and the numbers of probes are large: nothing was seen before, and no quota is used up.
+            "recent" | "statistic" => Some(false),
+            "quota" => Some(true),
+            "length" => {
+                let setting = module.setting("length")?;
+                let (first, last) = setting
+                    .value
+                    .split_once(':')
+                    .unwrap_or((&setting.value, &setting.value));
+                let range = first.parse::<u16>().ok()?..=last.parse().ok()?;
+                self.length
+                    .map(|length| range.contains(&length) != setting.negated)
+            }
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 use serde::Deserialize;
 
-use crate::circumstances::Circumstances;
+use crate::circumstances::{Circumstances, Original};
 use crate::counters::Verdict;
 
 /// `probes.toml` of one case.
@@ -53,6 +53,11 @@ pub struct Probe {
     /// Its destination was translated (ctstate DNAT).
     #[serde(default)]
     pub translated: bool,
+    length: Option<u16>,
+    original_destination: Option<IpAddr>,
+    original_port: Option<u16>,
+    /// `reply`; not said, that of the connection's first packet.
+    direction: Option<String>,
     pub expect: Verdict,
     pub why: String,
 }
@@ -97,6 +102,16 @@ impl Probe {
             beyond: self.beyond,
             at: at.transpose().map_err(|error| format!("at: {error}"))?,
             extension_header: (self.ah || self.is_ah_in_ipv6()?).then_some(51),
+            length: self.length,
+            original: Original {
+                destination: self.original_destination,
+                port: self.original_port,
+                is_reply: match self.direction.as_deref() {
+                    None => false,
+                    Some("reply") => true,
+                    Some(other) => return Err(format!("direction {other}")),
+                },
+            },
         })
     }
 

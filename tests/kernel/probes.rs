@@ -12,7 +12,7 @@ use fwc::iptables::{self, Match, RuleId, Ruleset, TableName};
 use fwc::net::{Hook, Packet, State, Translated};
 use libtest_mimic::{Completion, Failed, Trial};
 
-use crate::circumstances::Circumstances;
+use crate::circumstances::{Circumstances, Original};
 use crate::compile::{Compiled, Rules, compile};
 use crate::counters::Verdict;
 use crate::environment::{kernel_test, with_lab};
@@ -109,7 +109,9 @@ fn judge_by_kernel(
         Ok(judge(case, |packet, circumstances| {
             let (verdict, walked) = walker.walk(packet, circumstances)?;
             let is_translated = packet.translated != Translated::default();
+            // The connections of the lab are not translated, and all of its packets go in their first direction.
             if circumstances.at.is_some()
+                || circumstances.original != Original::default()
                 || is_translated
                 || is_translated_here(rules, packet)?
                 || is_never_invalid(packet)

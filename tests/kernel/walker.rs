@@ -74,7 +74,6 @@ impl Walker {
         circumstances: &Circumstances,
     ) -> Result<(Verdict, Vec<String>), String> {
         let mut oracle = |_: RuleId, condition: &Match| match condition {
-            Match::Other(module) => circumstances.module_holds(module),
             Match::Set(set) => {
                 let address = match set.from_source[0] {
                     true => packet.source,
@@ -87,7 +86,7 @@ impl Walker {
                 let is_member = |range: &AddressRange| (range.first..=range.last).contains(&number);
                 Some(members.iter().any(is_member) != set.negated)
             }
-            _ => None,
+            other => circumstances.match_holds(other, packet),
         };
         let walked = walk(rules, TableName::Filter, packet, &mut oracle)
             .map_err(|error| error.to_string())?;

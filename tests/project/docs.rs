@@ -136,7 +136,6 @@ const NOT_BY_A_POLICY: &[Code] = &[
     Code::AnalysisGaveUp,
     Code::BadTemplate,
     Code::BadRules,
-    Code::UnknownExtension,
     Code::BackendsDiffer,
     Code::UnclosedQuote,
     Code::TextCut,

@@ -326,7 +326,7 @@ impl<'a> Follower<'a> {
         Ok(Verdicts(seen))
     }
 
-    /// Returns a condition about a connection's original addresses as one about its first packet.
+    /// Returns a condition about a connection's original addresses, ports, protocol or direction as one about its first packet.
     fn original(&self, key: &str) -> Result<Option<Set>, GaveUp> {
         let Some((setting, value)) = key
             .strip_prefix("conntrack ")
@@ -343,6 +343,12 @@ impl<'a> Follower<'a> {
             ("ctorigdst", Some(network), _) => network_set(space, Field::Destination, &network)?,
             ("ctorigsrcport", _, Some((first, last))) => space.source_port(first, last)?,
             ("ctorigdstport", _, Some((first, last))) => space.destination_port(first, last)?,
+            ("ctproto", _, Some((number, _))) => {
+                space.range(Field::Protocol, number.into(), number.into())?
+            }
+            // The first packet of a connection sets its direction.
+            ("ctdir", ..) if value == "ORIGINAL" => space.all(),
+            ("ctdir", ..) => space.none(),
             _ => return Ok(None),
         };
         Ok(Some(original))

@@ -302,7 +302,7 @@ fn states_hold(states: &Negatable<States>, seen: &PacketView<'_>) -> bool {
     })
 }
 
-/// Decides a condition on the original addresses and ports of a connection, which are those of its first packet.
+/// Decides a condition on the original addresses, ports and direction of a connection, which are those of its first packet.
 fn of_connection(setting: &ModuleOption, seen: &PacketView<'_>) -> Option<bool> {
     const OF_BOTH_ENDS: [&str; 3] = ["ctorig", "ctrepl", "ctproto"];
     let is_end = OF_BOTH_ENDS
@@ -328,6 +328,8 @@ fn of_connection(setting: &ModuleOption, seen: &PacketView<'_>) -> Option<bool> 
     let holds = match setting.name {
         "ctorigsrc" => address(first.source)?,
         "ctorigdst" => address(first.destination)?,
+        "ctproto" => setting.value.parse() == Ok(first.protocol),
+        "ctdir" => &*setting.value == "ORIGINAL",
         "ctorigsrcport" => port(first.source_port)?,
         "ctorigdstport" => port(first.destination_port)?,
         _ => return None,

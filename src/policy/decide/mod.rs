@@ -8,6 +8,7 @@ mod antispoof;
 mod follow;
 mod mangle;
 mod nat;
+mod original;
 mod places;
 mod preamble;
 mod raw;
@@ -23,7 +24,7 @@ use super::{
     Action, CustomPosition, CustomTable, DefaultAction, LogChoice, Mode, Order, Over, Policy,
     PolicyFamilyDefaults, PolicyRule, PolicySchedule, RejectWith, RuleStage,
 };
-use crate::net::{Date, Family, Hook, Packet, Protocol};
+use crate::net::{AddressRange, Date, Family, Hook, Packet, PortRange, Protocol};
 use crate::source::Located;
 
 /// The verdict on a packet.
@@ -150,13 +151,28 @@ pub enum Circumstance<'p> {
     ToThisHost,
     /// It is the turn of this backend, and not of one before it.
     Turn(BackendTurn),
+    /// The packet goes in the direction of the first packet of its connection.
+    OriginalDirection,
+    /// The first packet of the connection was sent to an address of this range.
+    OriginalDestination(AddressRange),
+    /// The first packet of the connection was sent to one of these ports.
+    OriginalPort {
+        /// The protocol of the connection.
+        protocol: Protocol,
+        /// The ports.
+        ports: PortRange,
+    },
+    /// All matches of iptables in this text, the `match` of a rule, hold for the packet. They are in the words of iptables,
+    /// which this module does not read.
+    Matches(&'p Located<String>),
     /// A custom rule at this position of the packet's chain decides the packet.
     Custom(CustomPosition),
 }
 
 impl Circumstance<'_> {
     /// Returns whether the circumstance usually holds: limits are not exceeded, schedules are active, sets are empty,
-    /// users are unknown, packets are for this host, and the first backend has its turn.
+    /// users are unknown, packets are for this host, go in the direction of their connection, and match nothing of iptables, and
+    /// the first backend has its turn.
     pub fn usual(self) -> bool {
         match self {
             Self::WithinLimit(_) | Self::WithinConnections(_) => true,
@@ -164,6 +180,8 @@ impl Circumstance<'_> {
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
             Self::InForeignSet { .. } | Self::FromIpsec | Self::AuthHeader => false,
             Self::ToThisHost | Self::Turn(_) => true,
+            Self::OriginalDirection => true,
+            Self::OriginalDestination(_) | Self::OriginalPort { .. } | Self::Matches(_) => false,
             Self::Custom(_) => false,
         }
     }

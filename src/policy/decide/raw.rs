@@ -154,8 +154,9 @@ impl Evaluation<'_> {
         let in_stages = [RuleStage::Early, RuleStage::Main].into_iter();
         for (_, rule) in in_stages.flat_map(|stage| rule::in_order(self.policy, stage)) {
             let mut states = rule.state.iter().flatten();
-            let untracked =
-                rule.state.is_none() || states.any(|state| state.value == State::Untracked);
+            // `original` never matches an untracked packet.
+            let untracked = rule.original.is_none()
+                && (rule.state.is_none() || states.any(|state| state.value == State::Untracked));
             if !untracked || !self.answers(rule) {
                 continue;
             }

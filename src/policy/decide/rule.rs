@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Circumstance, Evaluation, is_closed, nat, places, services};
+use super::{Circumstance, Evaluation, addresses, is_closed, nat, places, services};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
     Account, Action, AddressExpression, CustomTable, Definitions, Order, Over, Policy, PolicyLimit,
@@ -57,8 +57,8 @@ impl Evaluation<'_> {
             span: _, name: _, comment: _, complete: _, from: _, to: _,
             // What the rule does with its packets, and in which order.
             action: _, stage: _, order: _, limit: _, connections: _, log: _, reject_with: _,
-            enabled, scope, source, destination, ipset, service, state, mark, mac, tcp_flags, schedule, expires,
-            user, group,
+            enabled, scope, source, destination, ipset, service, state, mark, mac, tcp_flags, original, matches,
+            schedule, expires, user, group,
         } = rule;
         let packet = self.packet;
         let is_tracked = shows == Shows::Everything;
@@ -101,6 +101,11 @@ impl Evaluation<'_> {
                     let id = id_of(group, &self.policy.groups);
                     id.is_some_and(|id| (self.holds)(Circumstance::Group(id)))
                 }))
+            && (!is_tracked || original.as_ref().is_none_or(|one| self.was_sent_to(one)))
+            && (!is_tracked
+                || matches
+                    .as_ref()
+                    .is_none_or(|text| (self.holds)(Circumstance::Matches(text))))
     }
 
     fn has_address(
@@ -121,12 +126,15 @@ pub(super) fn is_hidden_from_replies(rule: &PolicyRule) -> bool {
         span: _, name: _, comment: _, complete: _, action: _, from: _, to: _, source: _, destination: _,
         service: _, ipset: _, scope: _, state: _, stage: _, order: _, connections: _, schedule: _, expires: _,
         log: _, reject_with: _, enabled: _,
-        mark, mac, tcp_flags, user, group, limit,
+        // It never matches an untracked packet, which the caller knows.
+        original: _,
+        mark, mac, tcp_flags, matches, user, group, limit,
     } = rule;
     let continues = |limit: &PolicyLimit| is_some_and(&limit.over, |over| *over == Over::Continue);
     mark.is_some()
         || mac.is_some()
         || tcp_flags.is_some()
+        || matches.is_some()
         || user.is_some()
         || group.is_some()
         || limit.as_ref().is_some_and(continues)
@@ -160,6 +168,10 @@ pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> boo
                 .service
                 .as_ref()
                 .is_none_or(|items| services::exist(policy, items, family))
+            && rule.original.as_ref().is_none_or(|original| {
+                let destination = original.destination.as_ref();
+                addresses::exist(policy, destination, None, family)
+            })
     };
     let accepts = |family| nat::accepts_in(policy, hook, family);
     if action.is_none_or(|action| action == Action::Accept) && Family::ALL.into_iter().any(accepts)

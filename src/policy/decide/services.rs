@@ -58,7 +58,12 @@ pub(super) fn first_ports(
     ranges.iter().map(|range| range.first).chain([1]).collect()
 }
 
-fn ranges(policy: &Policy, items: &[Located<ServiceItem>], protocol: Protocol) -> Vec<PortRange> {
+/// Returns the destination ports of a protocol that the services have, without regard to source ports.
+pub(super) fn ranges(
+    policy: &Policy,
+    items: &[Located<ServiceItem>],
+    protocol: Protocol,
+) -> Vec<PortRange> {
     let mut ranges = Vec::new();
     for item in items {
         match &item.value {

@@ -11,6 +11,7 @@ use super::limits::{
 };
 use super::matches::{MAC, MARK, TCP_FLAGS, read_mac, read_mark, read_tcp_flags};
 use super::names::NAME;
+use super::original::{ORIGINAL, PolicyOriginal, read_original};
 use super::services::{ITEMS, ServiceItem, read_items};
 use super::times::{EXPIRES, PolicySchedule, SCHEDULE, read_expires, read_schedule};
 use super::users::{Account, GROUP, USER, read_account};
@@ -101,6 +102,10 @@ pub struct PolicyRule {
     pub mac: Option<Located<MacAddress>>,
     /// `tcp-flags`
     pub tcp_flags: Option<Located<TcpFlagsMatch>>,
+    /// `original`: the connection's first packet before its destination was translated.
+    pub original: Option<PolicyOriginal>,
+    /// `match`: matches of iptables that no key says.
+    pub matches: Option<Located<String>>,
     /// `limit`
     pub limit: Option<PolicyLimit>,
     /// `connections`
@@ -184,6 +189,14 @@ pub(super) const IPSET: Key = Key::new(
 )
 .example("'crowdsec-blacklists'");
 
+/// The key `match` of rules.
+pub(super) const MATCH: Key = Key::new(
+    "match",
+    Shape::Text(u32::MAX),
+    "Matches of iptables for what no key says; they are asked after the other keys, and before limits.",
+)
+.example("'-m length --length 0:100'");
+
 /// The key `name` of rules.
 pub(super) const RULE_NAME: Key = Key::new(
     "name",
@@ -241,6 +254,8 @@ pub(super) const KEYS: TableKeys = TableKeys {
         MARK,
         MAC,
         TCP_FLAGS,
+        ORIGINAL,
+        MATCH,
         LIMIT,
         CONNECTIONS,
         SCHEDULE,
@@ -366,6 +381,8 @@ pub(super) fn read_packets(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRu
         mark: read_mark(table, sink),
         mac: read_mac(table, sink),
         tcp_flags: read_tcp_flags(table, sink),
+        original: read_original(table, sink),
+        matches: read_match(table, sink),
         limit: read_limit(table, sink),
         connections: read_connections(table, sink),
         schedule: read_schedule(table, sink),
@@ -454,6 +471,11 @@ fn read_addresses(
     sink: &mut Sink,
 ) -> Option<AddressExpression> {
     read_expression(key, table.get(key)?, sink)
+}
+
+fn read_match(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<String>> {
+    let text = table.text("match", sink)?;
+    harmless_text("match", &text, sink).then(|| text.map(str::to_owned))
 }
 
 /// The longest name of an ipset (`IPSET_MAXNAMELEN` of `ip_set.h`, without the final zero).

@@ -76,7 +76,8 @@ impl Choice {
         #[rustfmt::skip]
         let policy::PolicyRule {
             span: _, name: _, comment: _, enabled: _, complete: _, action: _, reject_with: _,
-            from, to, source, destination, service, ipset, mark, mac, tcp_flags, user, group, state, scope,
+            from, to, source, destination, service, ipset, mark, mac, tcp_flags, original, matches, user, group,
+            state, scope,
             stage, order, limit, connections, schedule, expires, log,
         } = rule;
         // By default the preamble accepts packets of known connections, so nearly all that reach a rule are `new`.
@@ -91,6 +92,8 @@ impl Choice {
             || mark.is_some()
             || mac.is_some()
             || tcp_flags.is_some()
+            || original.is_some()
+            || matches.is_some()
             || user.is_some()
             || group.is_some()
             || state.as_ref().is_some_and(|states| !has_new(states));

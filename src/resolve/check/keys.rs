@@ -16,6 +16,11 @@ impl Checked<'_> {
         if self.rule.scope.is_some() {
             return;
         }
+        let none = (&None, &None);
+        let (before, written_before) = match (&self.rule.original, &self.written.original) {
+            (Some(original), Some(written)) => (&original.destination, &written.destination),
+            _ => none,
+        };
         let keys = [
             ("source", &self.rule.source, &self.written.source),
             (
@@ -23,6 +28,7 @@ impl Checked<'_> {
                 &self.rule.destination,
                 &self.written.destination,
             ),
+            ("original.destination", before, written_before),
         ];
         for (key, resolved, written) in keys {
             let (Some(addresses), Some(written)) = (resolved, written) else {

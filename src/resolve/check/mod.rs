@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::matches;
 use super::plan::{Endpoint, Plan, PlannedRule};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::Family;
+use crate::net::{Family, Hook};
 use crate::policy::{self, Policy};
 
 mod definitions;
@@ -86,6 +87,7 @@ impl<'a> Checked<'a> {
     fn report(&self, plan: &Plan, sink: &mut Sink) {
         self.report_packets(plan, "rule", sink);
         self.everything(plan, sink);
+        self.matches(sink);
         self.limits(sink);
     }
 
@@ -105,6 +107,27 @@ impl<'a> Checked<'a> {
     fn has_packets(&self, what: &str, sink: &mut Sink) {
         self.host_to_host(what, sink);
         self.matches_nothing(what, sink);
+    }
+
+    /// Reports a `match` that iptables does not take in one of the rule's lines, or that a key says.
+    fn matches(&self, sink: &mut Sink) {
+        let Some(text) = &self.written.matches else {
+            return;
+        };
+        let families = Family::ALL.into_iter();
+        let families: Vec<_> = families
+            .filter(|family| !self.obstacles.contains_key(family))
+            .collect();
+        let hook_of = |pair: &(Endpoint, Endpoint)| match pair {
+            (Endpoint::Host, _) => Hook::Output,
+            (_, Endpoint::Host) => Hook::Input,
+            _ => Hook::Forward,
+        };
+        let hooks: Vec<_> = Hook::ALL
+            .into_iter()
+            .filter(|hook| self.pairs.iter().any(|pair| hook_of(pair) == *hook))
+            .collect();
+        matches::check(text, self.rule, &families, &hooks, sink);
     }
 
     fn host_to_host(&self, what: &str, sink: &mut Sink) {

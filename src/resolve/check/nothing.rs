@@ -16,6 +16,7 @@ pub enum Obstacle {
     Source,
     Destination,
     Service,
+    Original,
     /// A nat entry has no new address in the family; the place of its addresses.
     Translation(Span),
 }
@@ -26,7 +27,7 @@ impl Obstacle {
         match self {
             Self::Scope => format!("leaves out {family}"),
             Self::Places => format!("nothing of {family} that fits"),
-            Self::Source | Self::Destination => format!("no {family} address"),
+            Self::Source | Self::Destination | Self::Original => format!("no {family} address"),
             Self::Service => format!("nothing of {family}"),
             Self::Translation(_) => format!("translates nothing of {family}"),
         }
@@ -68,6 +69,11 @@ impl Checked<'_> {
             Some(Obstacle::Source) => self.written.source.as_ref().map(|s| s.span),
             Some(Obstacle::Destination) => self.written.destination.as_ref().map(|d| d.span),
             Some(Obstacle::Service) => service(),
+            Some(Obstacle::Original) => {
+                let written = self.written.original.as_ref();
+                let destination = written.and_then(|written| written.destination.as_ref());
+                destination.map(|destination| destination.span)
+            }
             Some(Obstacle::Places) => places(),
             Some(Obstacle::Translation(span)) => Some(span),
             Some(Obstacle::Scope) => self.written.scope.as_ref().map(|scope| scope.span),
@@ -114,6 +120,12 @@ pub(super) fn obstacle(
         Some(Obstacle::Source)
     } else if no_addresses(&rule.destination) {
         Some(Obstacle::Destination)
+    } else if rule
+        .original
+        .as_ref()
+        .is_some_and(|original| no_addresses(&original.destination))
+    {
+        Some(Obstacle::Original)
     } else if rule
         .service
         .as_ref()

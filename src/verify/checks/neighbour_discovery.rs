@@ -246,6 +246,7 @@ impl Chain<'_> {
         let mut all = vec![Condition::FromIpsec];
         all.extend(self.spec.limits.values().cloned());
         all.extend(self.spec.connections.values().cloned());
+        all.extend(self.spec.counted.values().flatten().cloned());
         let entries = plan.nat.iter().map(|entry| &entry.packets);
         let entries = entries.chain(plan.mangle.iter().map(|entry| &entry.packets));
         let entries = entries.chain(plan.raw.iter().map(|entry| &entry.packets));

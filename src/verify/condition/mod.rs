@@ -60,6 +60,8 @@ pub(super) enum Condition {
     ToThisHost,
     /// It is the turn of this backend: one in so many connections (`-m statistic --mode nth`).
     Turn(Bucket, u32),
+    /// A match of iptables that counts each time that it is asked, as iptables prints it; each use counts alone.
+    Counting(Bucket, String),
 }
 
 /// The identity of a counter: its number among the counters of its kind in a base chain. Policy and rules count in the same
@@ -106,6 +108,7 @@ impl fmt::Display for Condition {
             Self::AuthHeader => out.write_str("has an authentication header"),
             Self::ToThisHost => out.write_str("goes to an address of this host"),
             Self::Turn(bucket, every) => write!(out, "one in {every}, {bucket}"),
+            Self::Counting(bucket, text) => write!(out, "{text}, {bucket}"),
         }
     }
 }
@@ -169,7 +172,8 @@ impl Condition {
             | Self::Time { .. }
             | Self::NotAfter { .. }
             | Self::ToThisHost
-            | Self::Turn(..) => true,
+            | Self::Turn(..)
+            | Self::Counting(..) => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
             Self::FromIpsec | Self::AuthHeader => false,
         }

@@ -124,7 +124,7 @@ fn is_below_established(plan: &Plan, rule: &PlannedRule) -> bool {
 fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
     #[rustfmt::skip]
     let PlannedRule {
-        action, from, source, ipset, mac, mark, log, limit, connections,
+        action, from, source, ipset, mac, mark, original, matches, log, limit, connections,
         // The preamble accepts whole services, whatever else narrows the rule.
         service: _, scope: _, state: _, to: _, destination: _, tcp_flags: _, user: _, group: _, schedule: _,
         expires: _, stage: _, order: _, enabled: _, span: _, label: _, named: _, comment: _, remark: _,
@@ -145,7 +145,9 @@ fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
             || source.is_some()
             || ipset.is_some()
             || mac.is_some()
-            || mark.is_some());
+            || mark.is_some()
+            || original.is_some()
+            || matches.is_some());
     accepts_some || log.is_some() || limit.is_some() || connections.is_some()
 }
 

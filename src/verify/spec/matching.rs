@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use super::connection;
 use crate::analysis::{Field, GaveUp, Set, Space};
 use crate::net::{
     Family, Hook, IntervalSet, MacAddress, MarkMatch, Protocol, State, TcpFlagsMatch,
 };
 use crate::resolve::{
-    AddressCondition, Endpoint, Members, Plan, PlannedInterface, PlannedRule, ServicePart,
-    ServicePorts,
+    AddressCondition, Endpoint, Members, Plan, PlannedInterface, PlannedMatch, PlannedOriginal,
+    PlannedRule, ServicePart, ServicePorts,
 };
 use crate::verify::condition::Condition;
 
@@ -128,6 +129,8 @@ impl Matching<'_> {
             mark,
             mac,
             tcp_flags,
+            original,
+            matches,
             circumstances,
         } = Keys::of(rule);
         let space = self.space;
@@ -153,6 +156,12 @@ impl Matching<'_> {
         // Conditions create variables in the space, so none are created for rules without packets.
         if keys.contains(&space.none()) {
             return Ok(space.none());
+        }
+        if let Some(asked) = original {
+            keys.push(connection::original(space, asked)?);
+        }
+        if let Some(asked) = matches {
+            keys.push(connection::matched(space, asked)?);
         }
         for condition in circumstances {
             keys.push(condition.set(space)?);
@@ -261,6 +270,9 @@ struct Keys<'r> {
     mark: Option<MarkMatch>,
     mac: Option<MacAddress>,
     tcp_flags: Option<TcpFlagsMatch>,
+    original: Option<&'r PlannedOriginal>,
+    /// Without those that count, which a rule asks once for all its packets.
+    matches: Option<&'r PlannedMatch>,
     /// Conditions that a packet alone does not answer: times, users, groups and sets of other programs (`ipset`).
     circumstances: Vec<Condition>,
 }
@@ -270,7 +282,7 @@ impl<'r> Keys<'r> {
         // Without `..`, so that a new key does not compile until its packets are defined here.
         #[rustfmt::skip]
         let PlannedRule {
-            service, state, mark, mac, tcp_flags, ipset, user, group, schedule, expires,
+            service, state, mark, mac, tcp_flags, original, matches, ipset, user, group, schedule, expires,
             // The callers of `Matching::keys` apply these.
             enabled: _, scope: _, from: _, to: _, source: _, destination: _,
             // These match no packets.
@@ -297,6 +309,8 @@ impl<'r> Keys<'r> {
             mark: *mark,
             mac: *mac,
             tcp_flags: *tcp_flags,
+            original: original.as_ref(),
+            matches: matches.as_ref(),
             circumstances: circumstances.into_iter().flatten().collect(),
         }
     }
@@ -387,6 +401,15 @@ pub(in crate::verify) fn exists(
             .service
             .as_ref()
             .is_none_or(|parts| parts.iter().any(|part| part_exists(part, family)))
+        && rule.original.as_ref().is_none_or(|original| {
+            let asked = original.destination.as_ref();
+            asked.is_none_or(|asked| match asked.negated {
+                false => !known(plan, asked, family).is_empty(),
+                true => !known(plan, asked, family)
+                    .complement(family.last_address())
+                    .is_empty(),
+            })
+        })
 }
 
 pub(in crate::verify) fn in_scope(rule: &PlannedRule, family: Family) -> bool {

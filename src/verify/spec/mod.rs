@@ -4,6 +4,7 @@
 //! Hooks, families, the preamble, the order of rules and the meaning of negation are implemented here a second time. The code
 //! that generates the rules shares nothing with this module but the types of the plan, so that a mistake in either is found.
 
+mod connection;
 pub(super) mod custom;
 mod defaults;
 pub(super) mod mangle;
@@ -37,6 +38,8 @@ pub struct Spec {
     pub(super) limits: HashMap<(Hook, usize), Condition>,
     /// The connection limits of rules, by hook and index in [`Plan::rules`].
     pub(super) connections: HashMap<(Hook, usize), Condition>,
+    /// The matches of rules that count, by hook and index in [`Plan::rules`].
+    pub(super) counted: HashMap<(Hook, usize), Vec<Condition>>,
     /// The conditions that select one of several backends.
     pub(super) turns: HashMap<BackendTurn, Condition>,
     /// The packets of each nat entry, by chain and index in [`Plan::nat`], without regard to earlier entries.

@@ -175,6 +175,8 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
         // A rule that denies, but by properties that the reply does not show (such as a mark), may have let the request
         // pass, so it does not count.
         let counts = accepts || rule.action != RuleAction::Log && !hides;
+        // A packet without a connection has no original destination.
+        let counts = counts && rule.original.is_none();
         if !counts || states.is_some_and(|states| !states.contains(&State::Untracked)) {
             continue;
         }
@@ -216,7 +218,7 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     // Without `..`, so that a new key does not compile until its meaning for replies is defined here.
     #[rustfmt::skip]
     let PlannedRule {
-        from, to, source, destination, service, mark, mac, tcp_flags, user, group, limit,
+        from, to, source, destination, service, mark, mac, tcp_flags, original, matches, user, group, limit,
         // The same in both directions; `in_any_state` handles the first two, which `notrack` entries do not have.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // These match no packets.
@@ -258,6 +260,8 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         mark.take().is_some(),
         mac.take().is_some(),
         tcp_flags.take().is_some(),
+        original.take().is_some(),
+        matches.take().is_some(),
         user.take().is_some(),
         group.take().is_some(),
         limit.is_some_and(|limit| limit.over == Over::Continue),

@@ -1,5 +1,6 @@
 //! The specification of the filter table: the preamble, the rules in their order, and the default of each hook.
 
+use super::connection;
 use super::custom::{self, CustomTurns};
 use super::matching::{Matching, exists};
 use super::{LogRequest, Spec, SpecStep, nat, raw};
@@ -33,6 +34,8 @@ pub(super) struct Steps<'a> {
     limits: usize,
     /// The number of connection limits so far.
     connections: usize,
+    /// The number of matches of iptables that count so far.
+    counting: usize,
 }
 
 impl Steps<'_> {
@@ -82,6 +85,7 @@ impl SpecChain<'_> {
             spec: &mut *spec,
             limits: 0,
             connections: 0,
+            counting: 0,
         };
         let denies = matches!(default, DefaultAction::Drop | DefaultAction::Reject);
         if denies
@@ -189,10 +193,10 @@ impl SpecChain<'_> {
         // Without `..`, so that a new key does not compile until its effect is defined here.
         #[rustfmt::skip]
         let PlannedRule {
-            action, limit, connections, log,
+            action, limit, connections, log, matches,
             // These match packets, which `when` has.
             from: _, to: _, source: _, destination: _, service: _, ipset: _, scope: _, state: _, mark: _,
-            mac: _, tcp_flags: _, user: _, group: _, schedule: _, expires: _, enabled: _,
+            mac: _, tcp_flags: _, original: _, user: _, group: _, schedule: _, expires: _, enabled: _,
             // The order, which the caller applies, and names.
             stage: _, order: _, span: _, label: _, named: _, comment: _, remark: _,
         } = rule;
@@ -203,6 +207,14 @@ impl SpecChain<'_> {
             place,
         };
         let mut left = when;
+        let counting = matches.as_ref();
+        for text in counting.map_or_else(Vec::new, |asked| connection::counting(asked, family)) {
+            let condition = Condition::Counting(bucket(steps.counting), text);
+            steps.counting += 1;
+            left = space.and(left, condition.set(space)?)?;
+            let of_rule = steps.spec.counted.entry((self.hook, index));
+            of_rule.or_default().push(condition);
+        }
         let mut beyond = Vec::new();
         if let Some(connections) = connections {
             let counted = CountScope::of(connections.per, family);

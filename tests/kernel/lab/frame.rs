@@ -120,6 +120,14 @@ pub fn ip_packet(packet: &Packet, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// How many bytes the packet carries if it has a length in all.
+pub fn room(packet: &Packet, length: u16) -> Result<usize, String> {
+    let payload = ip_payload(packet, Data::default(), Defect::None);
+    let least = ip_packet(packet, packet.hop_limit, &payload).len();
+    let room = usize::from(length).checked_sub(least);
+    room.ok_or_else(|| format!("the packet has {least} bytes at least"))
+}
+
 /// Writes the type of service (IPv6: traffic class) into a packet.
 pub fn set_service(bytes: &mut [u8], service: u8) {
     if bytes[0] >> 4 == 6 {

@@ -275,8 +275,13 @@ impl Lab {
             self.await_all(packet.family, &first, circumstances.earlier)?;
         }
         let before = self.counters(packet.family)?;
+        let padding = match circumstances.length {
+            Some(length) => vec![0; frame::room(packet, length)?],
+            None => Vec::new(),
+        };
         let data = Data {
             extension_header: circumstances.extension_header,
+            bytes: &padding,
             ..Data::default()
         };
         self.send(packet, defect, data)?;

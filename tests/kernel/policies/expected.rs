@@ -22,6 +22,7 @@ use super::bench::{Sent, Ways, own_addresses};
 use super::buckets::{Buckets, Fill, Round, masked, per_second, source_key};
 use super::packets::Flow;
 use crate::circumstances::Circumstances;
+use crate::generate;
 
 /// A policy, its rules in one family, and what is so while its packets are sent.
 pub struct Judge<'a> {
@@ -506,6 +507,18 @@ impl Chance for OfPolicy<'_, '_> {
             Circumstance::FromIpsec | Circumstance::Custom(_) => false,
             Circumstance::AuthHeader => packet.protocol == Protocol::AH.0,
             Circumstance::ToThisHost => judge.ways.is_local(packet),
+            // The random policies ask for the original destination of NEW packets only.
+            Circumstance::OriginalDirection => true,
+            Circumstance::OriginalDestination(range) => {
+                let number = number_of(self.sent.packet.destination);
+                (range.first..=range.last).contains(&number)
+            }
+            Circumstance::OriginalPort { protocol, ports } => {
+                let port = self.sent.packet.destination_port;
+                protocol.0 == self.sent.packet.protocol
+                    && port.is_some_and(|port| (ports.first..=ports.last).contains(&port))
+            }
+            Circumstance::Matches(text) => generate::matches_hold(&text.value, packet),
             Circumstance::Turn(turn) => self.is_turn(turn, packet),
         }
     }
