@@ -25,7 +25,7 @@ pub fn parse(
     file: FileId,
     sources: &SourceMap,
     family: Family,
-    extensions: Extensions,
+    extensions: Extensions<'_>,
     sink: &mut Sink,
 ) -> Option<Ruleset> {
     let text = sources.file(file).text();
@@ -91,7 +91,7 @@ impl Ruleset {
 struct Reader<'s> {
     file: FileId,
     family: Family,
-    extensions: Extensions,
+    extensions: Extensions<'s>,
     sink: &'s mut Sink,
     errors: usize,
     warnings: usize,

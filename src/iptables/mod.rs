@@ -42,7 +42,7 @@ mod words;
 mod written;
 
 pub use alignment::{Alignment, Hunk};
-pub use extensions::{Extensions, has_match};
+pub use extensions::{Extensions, has_match, has_target};
 pub use file::{ParseError, parse};
 pub use lex::leaves_quote_open;
 pub use model::*;

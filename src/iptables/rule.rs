@@ -68,7 +68,7 @@ pub(super) struct Context<'c> {
     /// Returns `true` if the table has a user-defined chain of this name.
     pub has_chain: &'c dyn Fn(&str) -> bool,
     /// What to do with matches and targets that are not known.
-    pub extensions: Extensions,
+    pub extensions: Extensions<'c>,
 }
 
 /// Buffers that are used again for each line, so that most lines are read without an allocation.
@@ -557,7 +557,7 @@ impl<'a> RuleReader<'a, '_, '_> {
     fn load_match(&mut self, word: usize, inline: usize, name: &str) -> Result<(), Problem> {
         let module = match matches::find(name, self.context.family) {
             Some(spec) => LoadedModule::Match(spec),
-            None if self.context.extensions != Extensions::KnownOnly && !name.is_empty() => {
+            None if self.context.extensions.keeps_match(name) => {
                 let message = format!("the match `{name}` is not known; it is kept as it is");
                 self.remark(Code::UnknownExtension, word, message);
                 LoadedModule::UnknownMatch
@@ -617,6 +617,7 @@ impl<'a> RuleReader<'a, '_, '_> {
         match self.context.extensions {
             Extensions::KnownOnly => false,
             Extensions::KeepUnknown => true,
+            Extensions::Declared { targets, .. } => targets.contains(&name),
             Extensions::KeepPlausible => {
                 let mut rest = self.words.iter().skip(word + 1);
                 let is_option = |text: &str| text.starts_with("--");

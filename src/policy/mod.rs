@@ -25,11 +25,11 @@ pub use schema::{
     ConcernLevel, CustomPlace, CustomPosition, CustomTable, DEFAULT_LOG_BURST, DefaultAction,
     Enforce, Expect, GroupKind, Helper, HookValues, Hooks, HopLimitChange, Icmp, InvalidAction,
     Lints, LogChoice, LogDestination, MangleChange, Mode, NatEnd, NoCommand, Order, Over, Per,
-    PolicyConcerns, PolicyConnections, PolicyCustom, PolicyDefaults, PolicyFamilyDefaults,
-    PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle, PolicyNat, PolicyOriginal,
-    PolicyOwnership, PolicyRaw, PolicyRule, PolicySchedule, PolicyTest, PolicyTranslation,
-    PolicyZone, Preserve, Proxy, RejectWith, RuleStage, Scope, Service, ServiceItem, ServiceParts,
-    Treatment, is_matched, question,
+    PolicyConcerns, PolicyConnections, PolicyCustom, PolicyDefaults, PolicyExtensions,
+    PolicyFamilyDefaults, PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle, PolicyNat,
+    PolicyOriginal, PolicyOwnership, PolicyRaw, PolicyRule, PolicySchedule, PolicyTest,
+    PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith, RuleStage, Scope, Service,
+    ServiceItem, ServiceParts, Treatment, is_matched, question,
 };
 
 use std::collections::HashSet;
@@ -63,6 +63,8 @@ pub struct Policy {
     pub lints: Lints,
     /// `[concerns]`.
     pub concerns: PolicyConcerns,
+    /// `[extensions]`, of all files together.
+    pub extensions: PolicyExtensions,
     /// `[users]`.
     pub users: Definitions<u32>,
     /// `[groups]`.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::defaults;
+use super::extensions::Declared;
 use super::plan::PlannedCustom;
 use crate::diag::{Code, Diagnostic, Severity, Sink};
-use crate::iptables::{self, Extensions, TableName, Target};
+use crate::iptables::{self, TableName, Target};
 use crate::net::{Family, PerFamily};
 use crate::policy::{self, CustomTable, Mode, Policy};
 use crate::source::{Located, SourceMap};
@@ -20,6 +21,7 @@ const OWN: &str = "FWC-";
 /// Reads every rule. Disabled rules are checked too, but are not in the plan.
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
     let errors = sink.errors();
+    let declared = Declared::new(policy);
     let mut customs = Vec::new();
     let mode = policy.ownership.mode.as_ref();
     let is_shared = mode.is_some_and(|mode| mode.value == Mode::Shared);
@@ -49,12 +51,14 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
                 &chains,
                 prefix,
                 family,
+                &declared,
             ) {
                 Ok(text) => rules[family] = Some(text),
                 // An error that both families have is reported once.
                 Err(refusal) if refused.as_ref() == Some(&refusal) => {}
                 Err(refusal) => {
-                    sink.report(refusal.diagnostic(written, rule, family));
+                    let unknown = undeclared(&rule.value, &declared, &chains);
+                    sink.report(refusal.diagnostic(written, rule, family, unknown));
                     refused = Some(refusal);
                 }
             }
@@ -228,6 +232,24 @@ pub(super) fn command_in(words: &[String]) -> Option<&String> {
     words.iter().find(is_command)
 }
 
+/// Returns the first match or target of a rule that is neither known nor declared under `[extensions]`.
+fn undeclared(
+    rule: &str,
+    declared: &Declared<'_>,
+    chains: &BTreeSet<&str>,
+) -> Option<(&'static str, String)> {
+    let words = words_of(rule);
+    let pairs = words.iter().zip(words.iter().skip(1));
+    let mut found = pairs.filter_map(|(option, name)| match option.as_str() {
+        "-m" | "--match" if declared.lacks_match(name) => Some(("match", name.clone())),
+        "-j" | "--jump" if !chains.contains(&**name) && declared.lacks_target(name) => {
+            Some(("target", name.clone()))
+        }
+        _ => None,
+    });
+    found.next()
+}
+
 /// Why a rule is refused.
 #[derive(PartialEq, Eq)]
 enum Refusal {
@@ -244,6 +266,7 @@ impl Refusal {
         written: &policy::PolicyCustom,
         rule: &Located<String>,
         family: Family,
+        unknown: Option<(&str, String)>,
     ) -> Diagnostic {
         match self {
             Self::Tool(reason) => {
@@ -253,6 +276,19 @@ impl Refusal {
                 };
                 let message = format!("{tool} would refuse this: {reason}");
                 let diagnostic = Diagnostic::error(Code::CustomRule, rule.span, message);
+                if let Some((what, name)) = unknown {
+                    let name = name.escape_debug();
+                    let diagnostic = match what {
+                        "target" => diagnostic.help(format!(
+                            "a chain of your own exists if a custom rule has `chain = \"{name}\"`"
+                        )),
+                        _ => diagnostic,
+                    };
+                    return diagnostic.help(format!(
+                        "if the iptables of the host has the {what}, declare it: `{what}{} = [\"{name}\"]` under [extensions]",
+                        if what == "match" { "es" } else { "s" },
+                    ));
+                }
                 if written.scope.is_some() {
                     return diagnostic;
                 }
@@ -282,6 +318,7 @@ fn read(
     chains: &BTreeSet<&str>,
     prefix: &str,
     family: Family,
+    declared: &Declared<'_>,
 ) -> Result<String, Refusal> {
     let table = name_of(table);
     let mut text = format!("*{}\n", table.as_str());
@@ -294,7 +331,7 @@ fn read(
     text += &format!("-A {chain} {rule}\nCOMMIT\n");
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let file = sources.add(Path::new("rule"), text);
-    let parsed = iptables::parse(file, &sources, family, Extensions::KnownOnly, &mut findings);
+    let parsed = iptables::parse(file, &sources, family, declared.extensions(), &mut findings);
     let rules = parsed
         .as_ref()
         .and_then(|ruleset| ruleset.table(table)?.chain(chain))

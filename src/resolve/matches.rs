@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use super::custom::{command_in, words_of};
+use super::extensions::Declared;
 use super::plan::{PlannedMatch, PlannedRule, ServicePart};
 use crate::diag::{Code, Diagnostic, Severity, Sink};
-use crate::iptables::{self, Extensions, Match, Module, Rule, States, TableName};
+use crate::iptables::{self, Match, Module, Rule, States, TableName};
 use crate::net::{Family, Hook, PerFamily, Protocol};
+use crate::policy::Policy;
 use crate::source::{Located, SourceMap};
 
 /// The matches that count, or draw a lot, each time they are asked: two lines would count twice. Those that a key says
@@ -16,12 +18,14 @@ const COUNTING: [&str; 5] = ["recent", "statistic", "quota", "nfacct", "rateest"
 /// Reads the matches of a rule in the families in which iptables has them. Where a rule with packets lacks them, [`check`]
 /// reports it.
 pub fn resolve(
+    policy: &Policy,
     text: Option<&Located<String>>,
     service: Option<&[ServicePart]>,
     sink: &mut Sink,
 ) -> Option<PlannedMatch> {
     let text = text?;
-    if !check_words(text, sink) {
+    let declared = Declared::new(policy);
+    if !check_words(text, &declared, sink) {
         return None;
     }
     let mut planned = PlannedMatch {
@@ -35,8 +39,9 @@ pub fn resolve(
         let mut lines = protocols
             .iter()
             .flat_map(|protocol| Hook::ALL.map(|hook| (protocol, hook)));
-        let read =
-            lines.find_map(|(protocol, hook)| read(&text.value, *protocol, hook, family).ok());
+        let read = lines.find_map(|(protocol, hook)| {
+            read(&text.value, &declared, (family, hook, *protocol)).ok()
+        });
         let Some(rule) = read else {
             continue;
         };
@@ -53,17 +58,19 @@ pub fn resolve(
 /// Reports matches that one of the rule's lines does not take, and matches that a key says. `families` and `hooks` are
 /// those in which the rule has lines.
 pub fn check(
+    policy: &Policy,
     text: &Located<String>,
     rule: &PlannedRule,
     families: &[Family],
     hooks: &[Hook],
     sink: &mut Sink,
 ) {
+    let declared = Declared::new(policy);
     let mut refused: Vec<String> = Vec::new();
     for &family in families {
         for &hook in hooks {
             for protocol in protocols(rule.service.as_deref(), family) {
-                match read(&text.value, protocol, hook, family) {
+                match read(&text.value, &declared, (family, hook, protocol)) {
                     Ok(read) => {
                         let mut own = own(&read, protocol);
                         if let Some((what, key)) = own.find_map(key_of) {
@@ -74,7 +81,8 @@ pub fn check(
                     // A reason that several lines have is reported once.
                     Err(reason) if refused.contains(&reason) => {}
                     Err(reason) => {
-                        sink.report(refusal(text, rule, &reason, (family, hook, protocol)));
+                        let line = (family, hook, protocol);
+                        sink.report(refusal(text, rule, &reason, line, &declared));
                         refused.push(reason);
                     }
                 }
@@ -107,7 +115,7 @@ fn protocols(service: Option<&[ServicePart]>, family: Family) -> Vec<Option<Prot
 }
 
 /// Reports commands, targets, families and matches that no iptables has. Returns `true` if there is none.
-fn check_words(text: &Located<String>, sink: &mut Sink) -> bool {
+fn check_words(text: &Located<String>, declared: &Declared<'_>, sink: &mut Sink) -> bool {
     let words = words_of(&text.value);
     let error = |code, message: String| Diagnostic::error(code, text.span, message);
     if let Some(found) = command_in(&words) {
@@ -162,27 +170,26 @@ fn check_words(text: &Located<String>, sink: &mut Sink) -> bool {
     }
     let names = words.iter().zip(words.iter().skip(1));
     let mut names = names.filter(|(option, _)| ["-m", "--match"].contains(&option.as_str()));
-    let is_unknown = |name: &str| {
-        let mut families = Family::ALL.into_iter();
-        !families.any(|family| iptables::has_match(name, family))
-    };
-    if let Some((_, name)) = names.find(|(_, name)| is_unknown(name)) {
+    if let Some((_, name)) = names.find(|(_, name)| declared.lacks_match(name)) {
         let message = format!("fwc does not know the match `{}`", name.escape_debug());
         sink.report(
             error(Code::UnknownExtension, message)
-                .help("`fwc` knows the matches of iptables 1.8.9: check the spelling"),
+                .with_note("it knows the matches of iptables 1.8.9")
+                .help(format!("if the iptables of the host has it, declare it: `matches = [\"{}\"]` under [extensions]", name.escape_debug())),
         );
         return false;
     }
     true
 }
 
+/// A line of a rule, by its family, hook and protocol; without `-p` if that is `None`.
+type Line = (Family, Hook, Option<Protocol>);
+
 /// Reads the matches as a rule of the filter table.
 fn read(
     text: &str,
-    protocol: Option<Protocol>,
-    hook: Hook,
-    family: Family,
+    declared: &Declared<'_>,
+    (family, hook, protocol): Line,
 ) -> Result<Rule, String> {
     let table = TableName::Filter;
     let protocol = protocol.map_or_else(String::new, |protocol| format!("-p {protocol} "));
@@ -191,7 +198,7 @@ fn read(
         format!("*filter\n:{chain} ACCEPT [0:0]\n-A {chain} {protocol}{text} -j ACCEPT\nCOMMIT\n");
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let file = sources.add(Path::new("match"), text);
-    let parsed = iptables::parse(file, &sources, family, Extensions::KnownOnly, &mut findings);
+    let parsed = iptables::parse(file, &sources, family, declared.extensions(), &mut findings);
     let rules = parsed
         .as_ref()
         .and_then(|ruleset| ruleset.table(table)?.chain(chain))
@@ -320,7 +327,8 @@ fn refusal(
     text: &Located<String>,
     rule: &PlannedRule,
     reason: &str,
-    (family, hook, protocol): (Family, Hook, Option<Protocol>),
+    (family, hook, protocol): Line,
+    declared: &Declared<'_>,
 ) -> Diagnostic {
     let tool = match family {
         Family::V4 => "iptables-restore",
@@ -332,7 +340,8 @@ fn refusal(
         None => format!("the rule has lines for every protocol in {hook} of {family}"),
     };
     let mut finding = Diagnostic::error(Code::CustomRule, text.span, message).with_note(line);
-    let takes = |hook, family, protocol| read(&text.value, protocol, hook, family).is_ok();
+    let takes =
+        |hook, family, protocol| read(&text.value, declared, (family, hook, protocol)).is_ok();
     let other = match family {
         Family::V4 => Family::V6,
         Family::V6 => Family::V4,

@@ -9,6 +9,7 @@ mod custom;
 mod defaults;
 mod endpoints;
 mod expiry;
+mod extensions;
 mod lints;
 mod mangle;
 mod matches;
@@ -49,6 +50,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     check::antispoof(policy, sink);
     ownership::check(policy, sink);
     defaults::check_scopes(policy, sink);
+    extensions::check(policy, sink);
     let mut resolver = Resolver {
         policy,
         services: services::Services::new(&policy.services),
@@ -238,7 +240,7 @@ impl Resolver<'_> {
                 .addresses
                 .expression(self.policy, destination.as_ref(), sink),
             original: original::resolve(self, original.as_ref(), sink),
-            matches: matches::resolve(matches.as_ref(), service.as_deref(), sink),
+            matches: matches::resolve(self.policy, matches.as_ref(), service.as_deref(), sink),
             service,
             ipset: value(ipset),
             scope: defaults::scope(&self.policy.defaults, scope.as_ref()),

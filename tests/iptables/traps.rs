@@ -572,7 +572,7 @@ fn removed_again() -> Result<(), Failed> {
 }
 
 fn no_chain() -> Result<(), Failed> {
-    let reads = |target: &str, extensions: Extensions| {
+    let reads = |target: &str, extensions: Extensions<'_>| {
         let text = in_input(&format!("-j {target}"));
         let (mut sources, mut sink) = (SourceMap::new(), Sink::new());
         let file = sources.add("rules", &text);

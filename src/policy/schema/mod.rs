@@ -4,6 +4,7 @@ mod addresses;
 mod concerns;
 mod custom;
 mod defaults;
+mod extensions;
 mod helpers;
 mod hooks;
 mod interfaces;
@@ -33,6 +34,7 @@ pub use defaults::{
     DefaultAction, Enforce, HookValues, Icmp, InvalidAction, PolicyDefaults, PolicyFamilyDefaults,
     RejectWith,
 };
+pub use extensions::PolicyExtensions;
 pub use helpers::Helper;
 pub use hooks::{CommandLine, Hooks, NoCommand};
 pub use interfaces::{PolicyInterface, Scope};
@@ -92,6 +94,11 @@ pub(in crate::policy) const ROOT: TableKeys = TableKeys {
         users::GROUPS,
         lints::SECTION,
         concerns::SECTION,
+        Key::new(
+            "extensions",
+            Shape::Table(&extensions::KEYS),
+            "Matches and targets that the host's iptables has, and fwc does not know.",
+        ),
         Key::new(
             "ownership",
             Shape::Table(&ownership::KEYS),
@@ -158,6 +165,7 @@ pub(super) fn read(
     users::read(root, "groups", &mut policy.groups, sink);
     lints::read(root, &mut policy.lints, sink);
     concerns::read(root, &mut policy.concerns, sink);
+    extensions::read(root, &mut policy.extensions, sink);
     ownership::read(root, &mut policy.ownership, sink);
     hooks::read(root, &mut policy.hooks, sink);
     rules::read(root, &mut policy.rules, sink);

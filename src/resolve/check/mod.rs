@@ -24,7 +24,7 @@ pub fn rules(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     for ((rule, written), sound) in plan.rules.iter().zip(&policy.rules).zip(sound) {
         if *sound {
             let checked = Checked::new(plan, rule, written);
-            checked.report(plan, sink);
+            checked.report(plan, policy, sink);
         }
     }
 }
@@ -84,10 +84,10 @@ impl<'a> Checked<'a> {
         self.obstacles.entry(family).or_insert(obstacle);
     }
 
-    fn report(&self, plan: &Plan, sink: &mut Sink) {
+    fn report(&self, plan: &Plan, policy: &Policy, sink: &mut Sink) {
         self.report_packets(plan, "rule", sink);
         self.everything(plan, sink);
-        self.matches(sink);
+        self.matches(policy, sink);
         self.limits(sink);
     }
 
@@ -110,7 +110,7 @@ impl<'a> Checked<'a> {
     }
 
     /// Reports a `match` that iptables does not take in one of the rule's lines, or that a key says.
-    fn matches(&self, sink: &mut Sink) {
+    fn matches(&self, policy: &Policy, sink: &mut Sink) {
         let Some(text) = &self.written.matches else {
             return;
         };
@@ -127,7 +127,7 @@ impl<'a> Checked<'a> {
             .into_iter()
             .filter(|hook| self.pairs.iter().any(|pair| hook_of(pair) == *hook))
             .collect();
-        matches::check(text, self.rule, &families, &hooks, sink);
+        matches::check(policy, text, self.rule, &families, &hooks, sink);
     }
 
     fn host_to_host(&self, what: &str, sink: &mut Sink) {
