@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::net::Rate;
-use crate::policy::{LogDestination, Order};
+use crate::policy::{LogDestination, LogOption, Order};
 use crate::resolve::{LogClass, PlannedRule};
 
 /// One rules file.
@@ -186,7 +186,7 @@ impl LineContext {
     /// A line that logs every packet, within the rate of the class.
     pub fn logging(class: &LogClass) -> Self {
         Self {
-            limit: Some(LimitContext::global(class.rate, class.burst)),
+            limit: LimitContext::of_log(class),
             log: Some(LogContext::new(class)),
             ..Self::default()
         }
@@ -266,7 +266,13 @@ pub struct LogContext {
     pub target: &'static str,
     pub prefix: String,
     pub level: Option<u8>,
+    /// of LOG: the flags without their `--log-`, in the order of `iptables-save`
+    pub options: Vec<&'static str>,
     pub group: Option<u16>,
+    /// of NFLOG: how many bytes of each packet are copied
+    pub size: Option<u16>,
+    /// of NFLOG: how many packets the kernel collects
+    pub threshold: Option<u16>,
 }
 
 impl LogContext {
@@ -277,8 +283,21 @@ impl LogContext {
             target: if is_log { "LOG" } else { "NFLOG" },
             prefix: class.prefix.clone(),
             level: Some(class.level).filter(|level| is_log && *level != WARNING),
+            options: class.options.iter().copied().map(log_flag).collect(),
             group: Some(class.group).filter(|group| !is_log && *group != 0),
+            size: class.size,
+            threshold: class.threshold,
         }
+    }
+}
+
+fn log_flag(option: LogOption) -> &'static str {
+    match option {
+        LogOption::TcpSequence => "tcp-sequence",
+        LogOption::TcpOptions => "tcp-options",
+        LogOption::IpOptions => "ip-options",
+        LogOption::Uid => "uid",
+        LogOption::MacDecode => "macdecode",
     }
 }
 
@@ -342,6 +361,12 @@ pub struct LimitContext {
 }
 
 impl LimitContext {
+    /// The limit of a log class; `None` if it logs every packet.
+    pub fn of_log(class: &LogClass) -> Option<Self> {
+        let limit = class.limit?;
+        Some(Self::global(limit.rate, limit.burst))
+    }
+
     /// A limit for all packets together.
     pub fn global(rate: Rate, burst: u32) -> Self {
         const DEFAULT_BURST: u32 = 5;

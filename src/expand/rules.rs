@@ -320,7 +320,7 @@ impl InHook<'_> {
     /// Returns the lines of a rule that logs and has no limit: one line logs, the next ones decide.
     fn logged(&self, line: &LineContext, class: &LogClass) -> Vec<LineContext> {
         let mut lines = vec![LineContext {
-            limit: Some(LimitContext::global(class.rate, class.burst)),
+            limit: LimitContext::of_log(class),
             log: Some(LogContext::new(class)),
             ..line.clone()
         }];
@@ -341,14 +341,14 @@ impl InHook<'_> {
         let class = rule.log.map(|class| &self.plan.log_classes[class]);
         if rule.action == RuleAction::Log {
             let log = class.map(|class| LineContext {
-                limit: limit.or(Some(LimitContext::global(class.rate, class.burst))),
+                limit: limit.or_else(|| LimitContext::of_log(class)),
                 log: Some(LogContext::new(class)),
                 ..everything.clone()
             });
             return log.into_iter().collect();
         }
         let log = class.map(|class| LineContext {
-            limit: Some(LimitContext::global(class.rate, class.burst)),
+            limit: LimitContext::of_log(class),
             log: Some(LogContext::new(class)),
             ..everything.clone()
         });

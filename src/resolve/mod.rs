@@ -25,7 +25,7 @@ mod zones;
 
 pub use plan::{
     AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, FamilyDefaults, Limit,
-    LogClass, Members, Names, NatSide, Ownership, Plan, PlannedCustom, PlannedInterface,
+    LogClass, LogLimit, Members, Names, NatSide, Ownership, Plan, PlannedCustom, PlannedInterface,
     PlannedMangle, PlannedMatch, PlannedNat, PlannedOriginal, PlannedRaw, PlannedRule, PlannedTest,
     PlannedTranslation, RuleAction, Schedule, ServicePart, ServicePorts, Zone, ZoneMember,
 };
@@ -371,15 +371,26 @@ fn log_class(name: &str, written: &Definitions<policy::PolicyLogClass>) -> LogCl
             .as_ref()
             .map_or(prefix, |prefix| prefix.value.clone()),
         level: written.level.as_ref().map_or(4, |level| level.value),
-        rate: written
+        limit: written
             .rate
             .as_ref()
-            .map_or(Rate::TEN_A_MINUTE, |rate| rate.value),
-        burst: written
-            .burst
-            .as_ref()
-            .map_or(DEFAULT_LOG_BURST, |burst| burst.value),
+            .map_or(Some(Rate::TEN_A_MINUTE), |rate| rate.value)
+            .map(|rate| LogLimit {
+                rate,
+                burst: written
+                    .burst
+                    .as_ref()
+                    .map_or(DEFAULT_LOG_BURST, |burst| burst.value),
+            }),
+        options: written
+            .options
+            .iter()
+            .flatten()
+            .map(|option| option.value)
+            .collect(),
         group: written.group.as_ref().map_or(0, |group| group.value),
+        size: written.size.as_ref().map(|size| size.value),
+        threshold: written.threshold.as_ref().map(|threshold| threshold.value),
     }
 }
 

@@ -8,8 +8,8 @@ use crate::net::{
 };
 use crate::policy::{
     CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
-    LogDestination, MangleChange, NatEnd, Order, Over, Per, Preserve, RejectWith, RuleStage, Scope,
-    Treatment,
+    LogDestination, LogOption, MangleChange, NatEnd, Order, Over, Per, Preserve, RejectWith,
+    RuleStage, Scope, Treatment,
 };
 use crate::source::Span;
 use serde::{Deserialize, Serialize};
@@ -164,12 +164,25 @@ pub struct LogClass {
     pub prefix: String,
     /// The syslog level of LOG, 0 to 7.
     pub level: u8,
+    /// The limit of entries; `None` logs every packet.
+    pub limit: Option<LogLimit>,
+    /// The fields that LOG adds.
+    pub options: BTreeSet<LogOption>,
+    /// The netlink group of NFLOG.
+    pub group: u16,
+    /// The number of bytes of each packet that NFLOG copies, at most; `None` for the whole packet.
+    pub size: Option<u16>,
+    /// The number of packets that NFLOG collects for its reader; `None` for the reader's own setting.
+    pub threshold: Option<u16>,
+}
+
+/// The limit of a log class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLimit {
     /// The highest rate of entries.
     pub rate: Rate,
     /// The number of entries that may exceed the rate at once.
     pub burst: u32,
-    /// The netlink group of NFLOG.
-    pub group: u16,
 }
 
 /// One element of `from` or `to`.

@@ -1,10 +1,13 @@
 //! Log lines, read independently from the policy, the plan and the rules, so that the three can be compared.
 
+use std::collections::BTreeSet;
+
 use super::condition::{CountScope, RateLimit};
 use crate::iptables::{Match, Module, Rule, Target};
 use crate::net::{Family, Rate};
-use crate::policy::{self, Action, LogDestination, Logged, Policy};
+use crate::policy::{self, Action, LogDestination, LogOption, Logged, Policy};
 use crate::resolve::{self, Plan, RuleAction};
+use crate::source::Located;
 
 /// A log line, by everything that a reader of the log can see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,17 +16,29 @@ pub struct LogLine {
     pub to: LogTo,
     /// The prefix, in front of the fields of the packet.
     pub prefix: String,
-    /// The rate limit of the line.
-    pub limit: RateLimit,
+    /// The rate limit of the line; `None` if every packet is logged.
+    pub limit: Option<RateLimit>,
 }
 
 /// The log that a line is written to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTo {
-    /// The kernel log (`LOG`), with a syslog level from 0 to 7.
-    Kernel(u8),
+    /// The kernel log (`LOG`).
+    Kernel {
+        /// The syslog level, 0 to 7.
+        level: u8,
+        /// The fields that each line has beside the usual ones.
+        options: BTreeSet<LogOption>,
+    },
     /// A netlink group (`NFLOG`), for a daemon such as ulogd.
-    Netlink(u16),
+    Netlink {
+        /// The group.
+        group: u16,
+        /// The number of bytes of each packet that are copied, at most; `None` for all.
+        size: Option<u16>,
+        /// The number of packets that the kernel collects for the daemon; `None` for the daemon's own setting.
+        threshold: Option<u16>,
+    },
 }
 
 impl LogLine {
@@ -41,13 +56,25 @@ impl LogLine {
         let own = own.and_then(|rule| rule.limit.as_ref());
         Some(Self {
             to: match class.target {
-                LogDestination::Log => LogTo::Kernel(class.level),
-                LogDestination::Nflog => LogTo::Netlink(class.group),
+                LogDestination::Log => LogTo::Kernel {
+                    level: class.level,
+                    options: class.options.clone(),
+                },
+                LogDestination::Nflog => LogTo::Netlink {
+                    group: class.group,
+                    size: class.size,
+                    threshold: class.threshold,
+                },
             },
             prefix: class.prefix.clone(),
-            limit: match own {
-                Some(limit) => RateLimit::of_limit(limit, family),
-                None => RateLimit::of_policy(class.rate, class.burst, CountScope::Together),
+            limit: match (own, class.limit) {
+                (Some(limit), _) => Some(RateLimit::of_limit(limit, family)),
+                (None, Some(limit)) => Some(RateLimit::of_policy(
+                    limit.rate,
+                    limit.burst,
+                    CountScope::Together,
+                )),
+                (None, None) => None,
             },
         })
     }
@@ -72,7 +99,7 @@ impl LogLine {
         let rate = class
             .rate
             .as_ref()
-            .map_or(Rate::TEN_A_MINUTE, |rate| rate.value);
+            .map_or(Some(Rate::TEN_A_MINUTE), |rate| rate.value);
         let burst = class.burst.as_ref().map_or(20, |burst| burst.value);
         let rule = logged.rule.and_then(|rule| policy.rules.get(rule));
         let only_logs = |rule: &&policy::PolicyRule| {
@@ -81,21 +108,30 @@ impl LogLine {
                 .is_some_and(|action| action.value == Action::Log)
         };
         let own = rule.filter(only_logs).and_then(|rule| rule.limit.as_ref());
+        let number = |key: &Option<Located<u16>>| key.as_ref().map(|number| number.value);
         Self {
             to: match target {
-                LogDestination::Log => {
-                    LogTo::Kernel(class.level.as_ref().map_or(4, |level| level.value))
-                }
-                LogDestination::Nflog => {
-                    LogTo::Netlink(class.group.as_ref().map_or(0, |group| group.value))
-                }
+                LogDestination::Log => LogTo::Kernel {
+                    level: class.level.as_ref().map_or(4, |level| level.value),
+                    options: class
+                        .options
+                        .iter()
+                        .flatten()
+                        .map(|one| one.value)
+                        .collect(),
+                },
+                LogDestination::Nflog => LogTo::Netlink {
+                    group: number(&class.group).unwrap_or(0),
+                    size: number(&class.size),
+                    threshold: number(&class.threshold),
+                },
             },
             prefix: class
                 .prefix
                 .as_ref()
                 .map_or(default_prefix, |prefix| prefix.value.clone()),
             limit: match own {
-                Some(limit) => RateLimit::of_limit(
+                Some(limit) => Some(RateLimit::of_limit(
                     &resolve::Limit {
                         rate: limit.rate,
                         burst: limit.burst,
@@ -103,25 +139,34 @@ impl LogLine {
                         over: policy::Over::Continue,
                     },
                     family,
-                ),
-                None => RateLimit::of_policy(rate, burst, CountScope::Together),
+                )),
+                None => rate.map(|rate| RateLimit::of_policy(rate, burst, CountScope::Together)),
             },
         }
     }
 
     /// Returns the line that a rule of a file logs; `None` if no policy produces it. Policies produce a `LOG` or `NFLOG` with
-    /// exactly one limit.
+    /// at most one limit.
     pub(super) fn of_rule(rule: &Rule, family: Family) -> Option<Self> {
         let (to, prefix) = match &rule.target {
-            Target::Log(log) if log.flags == [false; 5] => {
-                (LogTo::Kernel(log.level), log.prefix.to_string())
+            Target::Log(log) => {
+                let level = log.level;
+                let options = flagged(log.flags);
+                (LogTo::Kernel { level, options }, log.prefix.to_string())
             }
             Target::Other(module) if module.name == "NFLOG" => nflog(module)?,
             _ => return None,
         };
         let mut limits = rule.matches.iter().filter(|condition| is_limit(condition));
-        let limit = limits.next().filter(|_| limits.next().is_none())?;
+        let Some(limit) = limits.next() else {
+            let limit = None;
+            return Some(Self { to, prefix, limit });
+        };
+        if limits.next().is_some() {
+            return None;
+        }
         let (limit, beyond) = RateLimit::of_match(limit, family)?;
+        let limit = Some(limit);
         (!beyond).then_some(Self { to, prefix, limit })
     }
 }
@@ -142,14 +187,35 @@ pub(super) fn is_limit(condition: &Match) -> bool {
 
 fn nflog(module: &Module) -> Option<(LogTo, String)> {
     let (mut group, mut prefix) = (0, String::new());
+    let (mut size, mut threshold) = (None, None);
     for setting in &module.settings {
         match setting.name {
             "nflog-group" => group = setting.value.parse().ok()?,
             "nflog-prefix" => prefix = unquoted(&setting.value),
+            "nflog-size" => size = Some(setting.value.parse().ok()?),
+            "nflog-threshold" => threshold = Some(setting.value.parse().ok()?),
             _ => return None,
         }
     }
-    Some((LogTo::Netlink(group), prefix))
+    let to = LogTo::Netlink {
+        group,
+        size,
+        threshold,
+    };
+    Some((to, prefix))
+}
+
+/// Returns the options of `LOG` that are set, in the order of the flags of [`Target::Log`].
+fn flagged(flags: [bool; 5]) -> BTreeSet<LogOption> {
+    let all = [
+        LogOption::TcpSequence,
+        LogOption::TcpOptions,
+        LogOption::IpOptions,
+        LogOption::Uid,
+        LogOption::MacDecode,
+    ];
+    let set = all.into_iter().zip(flags).filter(|(_, set)| *set);
+    set.map(|(option, _)| option).collect()
 }
 
 /// Removes the quotes and escapes that `iptables-save` adds to a value.
@@ -184,6 +250,11 @@ mod tests {
         LogLine::of_rule(&chain.unwrap().rules[0], Family::V4)
     }
 
+    fn kernel<const N: usize>(level: u8, options: [LogOption; N]) -> LogTo {
+        let options = options.into();
+        LogTo::Kernel { level, options }
+    }
+
     fn rated(every: u64, burst: u32, counted: CountScope) -> RateLimit {
         RateLimit {
             every,
@@ -198,9 +269,29 @@ mod tests {
         assert_eq!(
             line("-m limit --limit 60/min -j LOG --log-prefix \"a \\\"b\\\": \" --log-level info"),
             Some(LogLine {
-                to: LogTo::Kernel(6),
+                to: kernel(6, []),
                 prefix: "a \"b\": ".to_owned(),
-                limit: rated(1_000_000, 5, CountScope::Together),
+                limit: Some(rated(1_000_000, 5, CountScope::Together)),
+            })
+        );
+        assert_eq!(
+            line("-j LOG --log-uid --log-tcp-sequence"),
+            Some(LogLine {
+                to: kernel(4, [LogOption::TcpSequence, LogOption::Uid]),
+                prefix: String::new(),
+                limit: None,
+            })
+        );
+        assert_eq!(
+            line("-j NFLOG --nflog-size 80 --nflog-threshold 9"),
+            Some(LogLine {
+                to: LogTo::Netlink {
+                    group: 0,
+                    size: Some(80),
+                    threshold: Some(9),
+                },
+                prefix: String::new(),
+                limit: None,
             })
         );
         assert_eq!(
@@ -209,15 +300,18 @@ mod tests {
                  --hashlimit-htable-expire 4500 -j NFLOG --nflog-prefix \"a \\\"b\\\": \" --nflog-group 3"
             ),
             Some(LogLine {
-                to: LogTo::Netlink(3),
+                to: LogTo::Netlink {
+                    group: 3,
+                    size: None,
+                    threshold: None,
+                },
                 prefix: "a \"b\": ".to_owned(),
-                limit: rated(500_000, 9, CountScope::BySource(32)),
+                limit: Some(rated(500_000, 9, CountScope::BySource(32))),
             })
         );
         for no_class in [
-            "-j LOG",
-            "-m limit --limit 1/sec -j LOG --log-uid",
-            "-m limit --limit 1/sec -j NFLOG --nflog-size 10",
+            "-m limit --limit 1/sec -m limit --limit 2/sec -j LOG",
+            "-j NFLOG --nflog-size 100000",
             "-m limit --limit 1/sec -j ACCEPT",
         ] {
             assert_eq!(line(no_class), None, "{no_class}");

@@ -200,6 +200,8 @@ const UNSEEN: &[&str] = &[
     "wrong-key-zone-in-source",
     "zone-in-source",
     "original-host",
+    // `false` is a boolean, too.
+    "log-rate-true",
     // To a schema a date is a text.
     "bad-type-expires",
     // What goes with which mode of ownership.

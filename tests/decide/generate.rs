@@ -132,8 +132,16 @@ pub fn sample(random: &mut Random) -> Sample {
         sample.line(
             "[log.audit]\ntarget = \"NFLOG\"\ngroup = 3\nprefix = \"audit \"\nrate = \"2/second\"",
         );
+        let more = random.pick(&["", "size = 128", "threshold = 20"]);
+        sample.line(more);
     } else if random.once_in(2) {
-        sample.line("[log.audit]\nlevel = \"info\"\nburst = 5");
+        let more = random.pick(&[
+            "burst = 5",
+            "rate = false",
+            "rate = false\noptions = [\"uid\", \"tcp-sequence\"]",
+            "options = [\"macdecode\", \"tcp-options\", \"ip-options\"]",
+        ]);
+        sample.line(&format!("[log.audit]\nlevel = \"info\"\n{more}"));
     } else {
         // Signs that mean something to shells, to quotes and to iptables.
         let target = random.pick(&["LOG", "NFLOG"]);

@@ -7,7 +7,7 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::Rate;
 use crate::policy::Definitions;
 use crate::policy::keys::{Key, Shape, TableKeys};
-use crate::policy::reader::CheckedTable;
+use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::Located;
 
 /// The target of a log rule.
@@ -30,6 +30,21 @@ impl LogDestination {
     }
 }
 
+/// A field that LOG adds to its lines. The order is that of `iptables-save`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogOption {
+    /// The TCP sequence numbers.
+    TcpSequence,
+    /// The options of the TCP header.
+    TcpOptions,
+    /// The options of the IP header.
+    IpOptions,
+    /// The user of the process that sends the packet.
+    Uid,
+    /// The MAC addresses, decoded.
+    MacDecode,
+}
+
 /// `[log.NAME]` as written; absent keys are `None`.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyLogClass {
@@ -39,12 +54,18 @@ pub struct PolicyLogClass {
     pub prefix: Option<Located<String>>,
     /// `level`: 0 (emergency) to 7 (debug).
     pub level: Option<Located<u8>>,
-    /// `rate`
-    pub rate: Option<Located<Rate>>,
+    /// `rate`; its value is `None` for `false`, which logs every packet.
+    pub rate: Option<Located<Option<Rate>>>,
     /// `burst`
     pub burst: Option<Located<u32>>,
     /// `group`, for NFLOG.
     pub group: Option<Located<u16>>,
+    /// `options`, for LOG.
+    pub options: Option<Vec<Located<LogOption>>>,
+    /// `size`, for NFLOG.
+    pub size: Option<Located<u16>>,
+    /// `threshold`, for NFLOG.
+    pub threshold: Option<Located<u16>>,
 }
 
 pub(super) const SECTION: Key = Key::new(
@@ -78,7 +99,12 @@ const KEYS: TableKeys = TableKeys {
         )
         .example("'fwc denied: '"),
         Key::new("level", Shape::Word(&LEVELS), "The severity, of LOG.").default("'warning'"),
-        Key::new("rate", RATE, "How many lines in a time, at most.").default("'10/minute'"),
+        Key::new(
+            "rate",
+            Shape::OneOf(&[RATE, Shape::Boolean]),
+            "How many lines in a time, at most. `false`: a line for every packet.",
+        )
+        .default("'10/minute'"),
         Key::new(
             "burst",
             Shape::Number(1, LARGEST_BURST),
@@ -91,6 +117,24 @@ const KEYS: TableKeys = TableKeys {
             "The netlink group, of NFLOG.",
         )
         .default("0"),
+        Key::new(
+            "options",
+            Shape::List(&Shape::Word(&OPTIONS)),
+            "Of LOG: more fields in each line, such as the user of the process that sends the packet (`uid`).",
+        )
+        .example("['uid', 'tcp-options']"),
+        Key::new(
+            "size",
+            Shape::Number(1, LARGEST_SIZE),
+            "Of NFLOG: how many bytes of each packet the reader gets, at most. Left out: the whole packet.",
+        )
+        .example("128"),
+        Key::new(
+            "threshold",
+            Shape::Number(1, u16::MAX as i64),
+            "Of NFLOG: how many packets the kernel collects before it wakes the reader. Left out: as the reader sets it.",
+        )
+        .example("50"),
         OVERRIDE,
     ],
 };
@@ -106,6 +150,17 @@ const LEVELS: &[(&str, u8)] = &[
     ("info", 6),
     ("debug", 7),
 ];
+
+const OPTIONS: &[(&str, LogOption)] = &[
+    ("uid", LogOption::Uid),
+    ("tcp-options", LogOption::TcpOptions),
+    ("ip-options", LogOption::IpOptions),
+    ("tcp-sequence", LogOption::TcpSequence),
+    ("macdecode", LogOption::MacDecode),
+];
+
+/// The size of the largest IP packet.
+const LARGEST_SIZE: i64 = u16::MAX as i64;
 
 /// The highest burst that iptables accepts. The kernel also counts tokens in 32 bits, so that burst times period must
 /// fit (`xt_limit.c`).
@@ -126,9 +181,12 @@ pub(super) fn read(
             level: table.word("level", LEVELS, sink),
             rate: table
                 .get("rate")
-                .and_then(|value| read_rate("rate", value, sink)),
+                .and_then(|value| read_log_rate(value, sink)),
             burst: read_number(table, "burst", 1, LARGEST_BURST, sink),
             group: read_number(table, "group", 0, i64::from(u16::MAX), sink),
+            options: read_options(table, sink),
+            size: read_number(table, "size", 1, LARGEST_SIZE, sink),
+            threshold: read_number(table, "threshold", 1, i64::from(u16::MAX), sink),
         };
         check(&class, sink);
         Some(class)
@@ -138,14 +196,55 @@ pub(super) fn read(
 /// The burst of a log class that sets none.
 pub const DEFAULT_LOG_BURST: u32 = 20;
 
+/// Reads `rate`: a rate, or `false`.
+fn read_log_rate(value: FileValue<'_>, sink: &mut Sink) -> Option<Located<Option<Rate>>> {
+    match value.as_boolean() {
+        Some(false) => Some(Located::new(None, value.span)),
+        Some(true) => {
+            sink.report(
+                Diagnostic::error(Code::BadValue, value.span, "`rate` cannot be true")
+                    .help("write how many lines there may be, such as `rate = \"10/minute\"`, or `rate = false` for a line for every packet"),
+            );
+            None
+        }
+        None => {
+            let rate = read_rate("rate", value, sink)?;
+            Some(rate.map(Some))
+        }
+    }
+}
+
+fn read_options(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Vec<Located<LogOption>>> {
+    let list = table.list("options", sink)?.into_iter();
+    Some(
+        list.filter_map(|value| value.word("options", OPTIONS, sink))
+            .collect(),
+    )
+}
+
 fn check(class: &PolicyLogClass, sink: &mut Sink) {
-    if let Some(rate) = &class.rate {
-        let burst = class.burst.clone();
-        check_burst(
-            rate,
-            &burst.unwrap_or(Located::new(DEFAULT_LOG_BURST, rate.span)),
-            sink,
-        );
+    match (&class.rate, &class.burst) {
+        (
+            Some(Located {
+                value: Some(rate),
+                span,
+            }),
+            burst,
+        ) => {
+            let burst = burst.clone();
+            let burst = burst.unwrap_or(Located::new(DEFAULT_LOG_BURST, *span));
+            check_burst(&Located::new(*rate, *span), &burst, sink);
+        }
+        (Some(Located { value: None, span }), Some(burst)) => sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                burst.span,
+                "`burst` has no meaning with `rate = false`",
+            )
+            .also(*span, "every packet is logged")
+            .help("leave `burst` out, or write a rate such as `rate = \"10/minute\"`"),
+        ),
+        _ => {}
     }
     let target = class
         .target
@@ -181,10 +280,18 @@ fn check(class: &PolicyLogClass, sink: &mut Sink) {
             {
                 sink.report(conflict(group.span, "group", "NFLOG"));
             }
+            for (key, number) in [("size", &class.size), ("threshold", &class.threshold)] {
+                if let Some(number) = number {
+                    sink.report(conflict(number.span, key, "NFLOG"));
+                }
+            }
         }
         LogDestination::Nflog => {
             if let Some(level) = &class.level {
                 sink.report(conflict(level.span, "level", "LOG"));
+            }
+            if let Some(option) = class.options.iter().flatten().next() {
+                sink.report(conflict(option.span, "options", "LOG"));
             }
         }
     }

@@ -40,7 +40,7 @@ pub use hooks::{CommandLine, Hooks, NoCommand};
 pub use interfaces::{PolicyInterface, Scope};
 pub use limits::{Over, Per, PolicyConnections, PolicyLimit};
 pub use lints::Lints;
-pub use log::{DEFAULT_LOG_BURST, LogDestination, PolicyLogClass};
+pub use log::{DEFAULT_LOG_BURST, LogDestination, LogOption, PolicyLogClass};
 pub use mangle::{HopLimitChange, MangleChange, PolicyMangle, Proxy};
 pub use nat::{NatEnd, PolicyNat, PolicyTranslation};
 pub use original::PolicyOriginal;
