@@ -60,9 +60,12 @@ fn groups(
         if lines.is_empty() {
             continue;
         }
-        // Setting a value twice does no harm, but `inc` and `dec` add up.
+        // Setting a value twice does no harm, but `inc` and `dec` add up. A packet may match several lines: those of other paths,
+        // of a set and a list, and of an authentication header and the protocol behind it.
         let adds = matches!(change.hops, Some("inc" | "dec"));
-        let lines = if adds && paths.len() > 1 {
+        let overlaps = |line: &LineContext| line.auth_header || !line.sets.is_empty();
+        let may_add_twice = paths.len() > 1 || lines.len() > 1 && lines.iter().any(overlaps);
+        let lines = if adds && may_add_twice {
             change_once(lines, change, packets, chain, own)
         } else {
             let change = Some(change);
