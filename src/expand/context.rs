@@ -205,6 +205,7 @@ impl LineContext {
         let text = format!("{line:?}").replacen("not_protocol: None, ", "", 1);
         let text = text.replacen("auth_header: false, ", "", 1);
         let text = text.replacen("originals: [], matches: None, ", "", 1);
+        let text = text.replacen(", random: None, persistent: false", "", 1);
         let text = ["Set", "Connection", "Limit", "Time"]
             .iter()
             .fold(text, |text, name| {
@@ -314,8 +315,13 @@ pub struct NatTargetContext {
     pub source: Option<String>,
     /// an address or a range, with or without ports
     pub destination: Option<String>,
+    /// of REDIRECT and MASQUERADE
     pub ports: Option<String>,
     pub network: Option<String>,
+    /// the flag without its `--`: `random`, or `random-fully` where the source changes
+    pub random: Option<&'static str>,
+    /// a client gets the same address for all its connections
+    pub persistent: bool,
 }
 
 /// The change of a line to its packets: the target, and the fields that it uses.

@@ -27,9 +27,9 @@ pub use schema::{
     Lints, LogChoice, LogDestination, LogOption, MangleChange, Mode, NatEnd, NoCommand, Order,
     Over, Per, PolicyConcerns, PolicyConnections, PolicyCustom, PolicyDefaults, PolicyExtensions,
     PolicyFamilyDefaults, PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle, PolicyNat,
-    PolicyOriginal, PolicyOwnership, PolicyRaw, PolicyRule, PolicySchedule, PolicyTest,
-    PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith, RuleStage, Scope, Service,
-    ServiceItem, ServiceParts, Treatment, is_matched, question,
+    PolicyNatAddress, PolicyNatEnd, PolicyOriginal, PolicyOwnership, PolicyRaw, PolicyRule,
+    PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith,
+    RuleStage, Scope, Service, ServiceItem, ServiceParts, Treatment, is_matched, question,
 };
 
 use std::collections::HashSet;

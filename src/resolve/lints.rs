@@ -158,6 +158,8 @@ impl<'p> Used<'p> {
         }
         for entry in &policy.nat {
             used.rule(&entry.packets);
+            let groups = entry.translation.iter().flat_map(|it| it.groups());
+            used.addresses.extend(groups);
         }
         for test in &policy.tests {
             used.rule(&test.packets);

@@ -4,7 +4,8 @@ use crate::diag::ConcernName;
 use crate::iptables::Match;
 use crate::net::{
     AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet, MacAddress,
-    MarkMatch, PerFamily, PerHook, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay, Weekday,
+    MarkMatch, PerFamily, PerHook, PortRange, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay,
+    Weekday,
 };
 use crate::policy::{
     CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
@@ -459,13 +460,20 @@ pub struct PlannedNat {
     pub packets: PlannedRule,
     /// Their translation.
     pub translation: PlannedTranslation,
+    /// The kernel takes a random port where it has a choice.
+    pub random: bool,
+    /// A client gets the same address of a range for all its connections.
+    pub persistent: bool,
 }
 
 /// The translation of a connection's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlannedTranslation {
     /// The source becomes the address of the outgoing device.
-    Masquerade,
+    Masquerade {
+        /// The ports to choose the new source port from.
+        ports: Option<PortRange>,
+    },
     /// The source becomes one of these, at most one element of each family.
     Snat(Vec<NatEnd>),
     /// The destination becomes one of these.
@@ -491,9 +499,11 @@ pub enum PlannedTranslation {
         /// The new prefixes, at most one of each family.
         to: Vec<AddressRange>,
     },
+    /// No later entry translates this address.
+    Untranslated(NatSide),
 }
 
-/// The address that a netmap changes.
+/// The address that a netmap changes, or that stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NatSide {
     /// The source.

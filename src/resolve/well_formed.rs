@@ -66,6 +66,11 @@ impl<'p> Sound<'p> {
         }
     }
 
+    /// Returns `true` if a list of group names has sound groups only.
+    pub fn has_groups<'n>(&self, mut groups: impl Iterator<Item = &'n str>) -> bool {
+        groups.all(|name| self.addresses.contains(name))
+    }
+
     /// Returns `true` if a rule names sound definitions only.
     pub fn has(&self, policy: &Policy, rule: &PolicyRule) -> bool {
         let places = [&rule.from, &rule.to].into_iter().flatten();

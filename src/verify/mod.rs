@@ -43,7 +43,7 @@ pub use side_effects::SideEffect;
 pub use spec::matching::{arriving, ending, for_this_host, hooks, packets};
 pub use spec::{LogRequest, Spec, spec};
 pub use tests::{TestOutcome, test};
-pub use translated::{ComparedTranslation, RuleTranslation, new_end};
+pub use translated::{ComparedTranslation, RuleTranslation, TranslationEnd, new_end};
 pub use verifier::Verifier;
 pub use vocabulary::{add_words, vocabulary};
 pub use walkers::{Actual, ComparedEffects, ComparedWalk, Expected};

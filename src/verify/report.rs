@@ -108,11 +108,11 @@ impl Disagreement {
         }
         let nothing = || "no translation".to_owned();
         let by_policy = translated.policy.map_or_else(nothing, |end| {
-            let words = shown(end.address, end.ports);
+            let words = shown(end.into());
             format!("{words}, by {}", nat_entry(policy, end.entry))
         });
         let by_rules = translated.rules.as_ref().map_or_else(nothing, |made| {
-            let words = made.end.map(|(address, ports)| shown(address, ports));
+            let words = made.end.map(shown);
             let words = words.unwrap_or_else(|| "another translation".to_owned());
             match &made.rule {
                 Some((line, rule)) => format!("{words}, by line {line}: {rule}"),
@@ -239,7 +239,7 @@ fn about(mut diagnostic: Diagnostic, walked: &ComparedWalk, policy: &Policy) -> 
 fn translation(diagnostic: Diagnostic, became: &ArrivedPacket, policy: &Policy) -> Diagnostic {
     let mut by = Vec::new();
     if let Some(end) = became.policy {
-        let words = shown(end.address, end.ports);
+        let words = shown(end.into());
         by.push(format!("{words}, by {}", nat_entry(policy, end.entry)));
     }
     if let Some((line, rule)) = &became.rule {

@@ -31,7 +31,38 @@ pub struct RuleTranslation {
     /// The line and the text of the rule; `None` if the policy of the chain decides.
     pub rule: Option<(u32, String)>,
     /// The new address and port; `None` if no policy can express the target.
-    pub end: Option<(NewAddress, Option<PortRange>)>,
+    pub end: Option<TranslationEnd>,
+}
+
+/// A new address and port, and how the kernel chooses where it has a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TranslationEnd {
+    /// The address.
+    pub address: NewAddress,
+    /// The port, or a range to choose from; `None` if the port stays.
+    pub ports: Option<PortRange>,
+    /// The kernel takes a random port.
+    pub random: bool,
+    /// A client gets the same address for all its connections.
+    pub persistent: bool,
+}
+
+impl From<NewEnd> for TranslationEnd {
+    fn from(end: NewEnd) -> Self {
+        let NewEnd {
+            entry: _,
+            address,
+            ports,
+            random,
+            persistent,
+        } = end;
+        Self {
+            address,
+            ports,
+            random,
+            persistent,
+        }
+    }
 }
 
 impl Walkers<'_> {
@@ -91,7 +122,7 @@ impl ComparedTranslation {
     pub fn same_end(&self) -> bool {
         match (&self.policy, &self.rules) {
             (None, None) => true,
-            (Some(wanted), Some(made)) => made.end == Some((wanted.address, wanted.ports)),
+            (Some(wanted), Some(made)) => made.end == Some((*wanted).into()),
             _ => false,
         }
     }
@@ -99,15 +130,10 @@ impl ComparedTranslation {
 
 /// Returns the new address and port that a target of the nat table gives to a packet; `None` if no policy can express the
 /// target (`xt_nat.c`, `xt_MASQUERADE.c`, `xt_REDIRECT.c`, `xt_NETMAP.c`).
-pub fn new_end(
-    target: &Target,
-    packet: &Packet,
-    chain: BaseChain,
-) -> Option<(NewAddress, Option<PortRange>)> {
+pub fn new_end(target: &Target, packet: &Packet, chain: BaseChain) -> Option<TranslationEnd> {
     let Target::Nat(nat) = target else {
         return None;
     };
-    let plain = !nat.random && !nat.random_fully && !nat.persistent;
     let ports = nat.ports.map(|ports| PortRange {
         first: ports.first,
         last: ports.last,
@@ -117,12 +143,17 @@ pub fn new_end(
         first: number_of(first),
         last: number_of(last),
     });
-    let end = match (nat.kind, addresses) {
+    // Policies have one kind of randomness for sources, and the other for destinations.
+    let (random, other) = match nat.kind {
+        NatKind::Masquerade | NatKind::Snat => (nat.random_fully, nat.random),
+        NatKind::Dnat | NatKind::Redirect | NatKind::Netmap => (nat.random, nat.random_fully),
+    };
+    let (address, ports) = match (nat.kind, addresses) {
         (NatKind::Masquerade, None) => (NewAddress::OfDevice, ports),
         (NatKind::Snat, Some(addresses)) => (NewAddress::Source(addresses), ports),
         (NatKind::Redirect, None) => (NewAddress::ThisHost, ports),
         (NatKind::Dnat, Some(addresses)) => {
-            let ports = ports.map(|ports| chosen(ports, nat.base_port, packet.destination_port));
+            let ports = ports.map(|ports| chosen(ports, nat, packet.destination_port));
             (NewAddress::Destination(addresses), ports)
         }
         (NatKind::Netmap, Some(to)) => match chain {
@@ -134,7 +165,12 @@ pub fn new_end(
         },
         _ => return None,
     };
-    plain.then_some(end)
+    (!other).then_some(TranslationEnd {
+        address,
+        ports,
+        random,
+        persistent: nat.persistent,
+    })
 }
 
 /// Returns the port that a translation gives to a packet; `None` if the kernel has a choice.
@@ -143,20 +179,21 @@ pub(super) fn chosen_port(nat: &iptables::NatTarget, packet: &Packet) -> Option<
         first: ports.first,
         last: ports.last,
     });
-    let one = chosen(ports?, nat.base_port, packet.destination_port);
+    let one = chosen(ports?, nat, packet.destination_port);
     (one.first == one.last).then_some(one.first)
 }
 
 /// Narrows a range of new ports to the one that the kernel takes, if that is known. With a base port, the offset of the
 /// packet's port from the base is added to the first port of the range; without, the packet's own port stays if it is in the
-/// range (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`).
-fn chosen(ports: PortRange, base: Option<u16>, port: Option<u16>) -> PortRange {
+/// range and no random one is asked for (`nf_nat_l4proto_unique_tuple`, `get_unique_tuple` of `nf_nat_core.c`).
+fn chosen(ports: PortRange, nat: &iptables::NatTarget, port: Option<u16>) -> PortRange {
     let one = |port| PortRange {
         first: port,
         last: port,
     };
-    match (base, port) {
+    match (nat.base_port, port) {
         _ if ports.first == ports.last => ports,
+        (None, _) if nat.random || nat.random_fully => ports,
         (Some(base), Some(port)) => {
             let size = ports.last - ports.first + 1;
             one(ports.first + port.wrapping_sub(base) % size)
@@ -177,7 +214,13 @@ fn moved(to: &AddressRange, address: std::net::IpAddr) -> AddressRange {
 }
 
 /// Words a new end, such as `the destination becomes 10.8.0.5, the port 8080`.
-pub(super) fn shown(address: NewAddress, ports: Option<PortRange>) -> String {
+pub(super) fn shown(end: TranslationEnd) -> String {
+    let TranslationEnd {
+        address,
+        ports,
+        random,
+        persistent,
+    } = end;
     let range = |addresses: AddressRange| {
         let first = address_of(addresses.family, addresses.first);
         match addresses.first == addresses.last {
@@ -193,8 +236,15 @@ pub(super) fn shown(address: NewAddress, ports: Option<PortRange>) -> String {
             format!("the destination becomes {}", range(addresses))
         }
     };
-    match ports {
+    let mut words = match ports {
         Some(ports) => format!("{address}, the port {ports}"),
         None => address,
+    };
+    if random {
+        words += ", at random";
     }
+    if persistent {
+        words += ", the same for all connections of a client";
+    }
+    words
 }

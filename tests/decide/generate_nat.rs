@@ -7,6 +7,14 @@ use crate::generate::{Random, Sample};
 const TCP: [&str; 4] = ["http", "80/tcp", "22/tcp", "85-95/tcp"];
 const WITH_PORTS: [&str; 6] = ["80/tcp", "53/udp", "67-68/udp", "22/tcp", "dns", "500/sctp"];
 
+/// Keys that an entry has already.
+#[derive(Default)]
+struct Narrowed {
+    from: bool,
+    scope: bool,
+    service: bool,
+}
+
 impl Sample {
     /// Writes an entry. `known` are the places of which networks are known.
     pub fn nat(
@@ -27,20 +35,40 @@ impl Sample {
         if random.once_in(8) {
             self.line("enabled = false");
         }
-        match random.below(9) {
-            0 | 1 => self.line("type = \"masquerade\""),
+        match random.below(11) {
+            0 | 1 => {
+                self.line("type = \"masquerade\"");
+                self.choice(random, "random");
+                self.ports(random);
+                self.keys_of_leaving(random);
+            }
+            9 => {
+                self.line("type = \"no-snat\"");
+                self.keys_of_leaving(random);
+            }
+            10 => {
+                self.line("type = \"no-dnat\"");
+                let narrowed = self.keys_of_arriving(random);
+                return self.rest_of_arriving(random, &narrowed, false, places, groups);
+            }
             2 => {
                 let (source, with_port) = self.end(random, &["", ":1024-2000", ":7777"], true);
                 self.line(&format!("type = \"snat\"\nto-source = {source}"));
-                self.service(random, with_port, &WITH_PORTS);
+                self.choice(random, "random");
+                self.choice(random, "persistent");
+                match with_port {
+                    true => self.service(random, true, &WITH_PORTS),
+                    false => self.ports(random),
+                }
+                self.keys_of_leaving(random);
             }
             3 => {
                 self.line("type = \"redirect\"");
+                self.choice(random, "random");
                 let port = *random.pick(&["80", "23", "\"90\""]);
                 self.line(&format!("to-port = {port}"));
-                self.service(random, true, &WITH_PORTS);
-                self.arriving(random, places, groups);
-                return self.maybe_scope(random);
+                let narrowed = self.keys_of_arriving(random);
+                return self.rest_of_arriving(random, &narrowed, true, places, groups);
             }
             4 => {
                 let destination = self.twenty_four(random);
@@ -71,6 +99,82 @@ impl Sample {
         self.maybe_scope(random);
     }
 
+    /// The source ports to choose from, with a service that has some; or any service, or none.
+    fn ports(&mut self, random: &mut Random) {
+        let ports = random.once_in(3);
+        if ports {
+            let ports = *random.pick(&["\"1024-2000\"", "7777"]);
+            self.line(&format!("ports = {ports}"));
+        }
+        self.service(random, ports, &WITH_PORTS);
+    }
+
+    fn choice(&mut self, random: &mut Random, key: &str) {
+        if random.once_in(5) {
+            let on = random.once_in(4);
+            self.line(&format!("{key} = {}", !on));
+        }
+    }
+
+    /// A mark, or a user without `from`: what leaves shows no more.
+    fn keys_of_leaving(&mut self, random: &mut Random) {
+        if random.once_in(6) {
+            let mark = *random.pick(&["\"0x10/0xff\"", "1", "\"0x100/0x100\""]);
+            self.line(&format!("mark = {mark}"));
+        }
+    }
+
+    /// Keys of what arrives: a mark, flags, a set, a MAC address of another host, or an account of this one.
+    fn keys_of_arriving(&mut self, random: &mut Random) -> Narrowed {
+        let mut narrowed = Narrowed::default();
+        match random.below(10) {
+            0 => {
+                let mark = *random.pick(&["\"0x10/0xff\"", "1", "\"0x100/0x100\""]);
+                self.line(&format!("mark = {mark}"));
+            }
+            1 | 2 => {
+                let key = *random.pick(&["user = 33", "user = 0", "group = 5"]);
+                self.line(&format!("from = \"host\"\n{key}"));
+                narrowed.from = true;
+            }
+            3 => {
+                self.line("from = \"any\"\nmac = \"02:00:5e:10:00:01\"");
+                narrowed.from = true;
+            }
+            4 => {
+                self.line("ipset = \"crowdsec\"\nscope = \"ipv4\"");
+                narrowed.scope = true;
+            }
+            5 => {
+                self.line("tcp-flags = \"syn/syn,ack\"\nservice = [\"80/tcp\", \"22/tcp\"]");
+                narrowed.service = true;
+            }
+            _ => {}
+        }
+        narrowed
+    }
+
+    /// The rest of an entry for what arrives.
+    fn rest_of_arriving(
+        &mut self,
+        random: &mut Random,
+        narrowed: &Narrowed,
+        with_port: bool,
+        places: &[String],
+        groups: &[String],
+    ) {
+        if !narrowed.service {
+            self.service(random, with_port, &WITH_PORTS);
+        }
+        match narrowed.from {
+            true => self.addresses(random, "destination", groups),
+            false => self.arriving(random, places, groups),
+        }
+        if !narrowed.scope {
+            self.maybe_scope(random);
+        }
+    }
+
     fn dnat(
         &mut self,
         random: &mut Random,
@@ -98,6 +202,13 @@ impl Sample {
         }
         if random.once_in(4) {
             self.line("accept = false");
+        }
+        self.choice(random, "random");
+        if count == 1 {
+            self.choice(random, "persistent");
+        }
+        if random.once_in(6) {
+            self.line("mark = \"0x10/0xff\"");
         }
         if !known.is_empty() && random.once_in(2) {
             let to = random.pick(known).clone();

@@ -7,7 +7,9 @@ use fwc::files::Access;
 use fwc::internals::resolve::resolve;
 use fwc::iptables::{Match, RuleId, Ruleset, TableName, WalkVerdict as Walked, walk};
 use fwc::net::Packet;
-use fwc::policy::{self, Circumstance, CustomPosition, DecidedBy, Policy, PolicySchedule};
+use fwc::policy::{
+    self, Circumstance, CustomPosition, DecidedBy, NewAddress, NewEnd, Policy, PolicySchedule,
+};
 use fwc::source::SourceMap;
 use jiff::civil::DateTime;
 use libtest_mimic::{Completion, Failed, Trial};
@@ -15,7 +17,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use crate::circumstances::Circumstances;
 use crate::counters::Verdict;
 use crate::folders::{cases, folders, is_not_yet_said};
-use crate::probe::Case;
+use crate::probe::{Case, Translation};
 
 /// One test for each case.
 pub fn all() -> Vec<Trial> {
@@ -58,6 +60,15 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
     let mut wrong = String::new();
     for (number, probe) in (1..).zip(&case.probes) {
         let (circumstances, packet) = (probe.circumstances()?, probe.packet()?);
+        if let Some((chain, expected)) = probe.translation()? {
+            let holds = |it: Circumstance<'_>| holds(&circumstances, it, &packet);
+            let end = policy::translate_when(policy, &packet, chain, &holds);
+            if made(end) != expected {
+                let why = &probe.why;
+                wrong += &format!("probe {number} ({why}): expected {expected:?}, {end:?}\n");
+            }
+            continue;
+        }
         let decision = policy::decide_when(policy, &packet, &|it| match it {
             Circumstance::Custom(position) => {
                 by_custom(policy, position, &packet, &circumstances).is_some()
@@ -76,8 +87,8 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
             }
             (policy::PolicyVerdict::Custom, by) => return Err(format!("custom by {by:?}").into()),
         };
-        if said != probe.expect {
-            let (expected, why) = (probe.expect, &probe.why);
+        if Some(said) != probe.verdict() {
+            let (expected, why) = (probe.verdict(), &probe.why);
             wrong += &format!("probe {number} ({why}): expected {expected:?}, {decision:?}\n");
         }
     }
@@ -85,6 +96,17 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
         return Ok(());
     }
     Err(format!("{}\n{}\n{wrong}", case.about, case.sentence).into())
+}
+
+/// The word for a translation.
+fn made(end: Option<NewEnd>) -> Translation {
+    match end.map(|end| end.address) {
+        None => Translation::None,
+        Some(NewAddress::OfDevice) => Translation::Masquerade,
+        Some(NewAddress::Source(_)) => Translation::Snat,
+        Some(NewAddress::ThisHost) => Translation::Redirect,
+        Some(NewAddress::Destination(_)) => Translation::Dnat,
+    }
 }
 
 /// What the custom rules at a position of the packet's chain do with it, if they decide it.

@@ -12,12 +12,10 @@ use fwc::diag::{Severity, Sink};
 use fwc::files::Access;
 use fwc::internals::expand::{Templates, expand};
 use fwc::internals::resolve::{Members, Plan, resolve};
-use fwc::internals::verify::{RenderedRules, Spec, Verifier, new_end, spec};
+use fwc::internals::verify::{RenderedRules, Spec, TranslationEnd, Verifier, new_end, spec};
 use fwc::iptables::{self, ConnectionFacts, Match, Ruleset, TableName, Walk};
-use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, PortRange, number_of};
-use fwc::policy::{
-    self, Circumstance, DecidedBy, Logged, NatChain, NewAddress, Policy, RejectAnswer,
-};
+use fwc::net::{Family, Hook, IntervalSet, Packet, PerFamily, number_of};
+use fwc::policy::{self, Circumstance, DecidedBy, Logged, NatChain, Policy, RejectAnswer};
 use fwc::source::SourceMap;
 use libtest_mimic::{Failed, Trial};
 
@@ -123,7 +121,7 @@ impl Compiled {
         ruleset: &Ruleset,
         packet: &Packet,
         chain: NatChain,
-    ) -> Option<(NewAddress, Option<PortRange>)> {
+    ) -> Option<TranslationEnd> {
         let mut alone = ruleset.clone();
         alone.tables.retain(|table| table.name == TableName::Nat);
         for chains in alone.tables[0].chains.iter_mut() {
@@ -360,7 +358,7 @@ fn same_translation(
     let said = policy::translate_when(&compiled.policy, packet, chain, &usual);
     let made = compiled.translate(ruleset, packet, chain);
     let entry = said.map(|end| end.entry);
-    if said.map(|end| (end.address, end.ports)) != made {
+    if said.map(TranslationEnd::from) != made {
         return Err(format!(
             "{packet:?}\n{chain:?}: {said:?}, and by the rules {made:?}\n{}",
             compiled.text[packet.family]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
+use fwc::policy::NatChain;
 use serde::Deserialize;
 
 use crate::circumstances::{Circumstances, Original};
@@ -58,8 +59,27 @@ pub struct Probe {
     original_port: Option<u16>,
     /// `reply`; not said, that of the connection's first packet.
     direction: Option<String>,
-    pub expect: Verdict,
+    expect: Expect,
     pub why: String,
+}
+
+/// What has to become of a packet.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged)]
+enum Expect {
+    Verdict(Verdict),
+    Translation(Translation),
+}
+
+/// What one chain of the nat table makes of the first packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Translation {
+    None,
+    Masquerade,
+    Snat,
+    Dnat,
+    Redirect,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -91,6 +111,41 @@ impl Case {
 }
 
 impl Probe {
+    /// The verdict that the packet must have; `None` for one that is judged by the nat table alone.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self.expect {
+            Expect::Verdict(verdict) => Some(verdict),
+            Expect::Translation(_) => None,
+        }
+    }
+
+    /// The chain of the nat table that the packet is judged by, and what that has to make of it.
+    pub fn translation(&self) -> Result<Option<(NatChain, Translation)>, String> {
+        let Expect::Translation(expected) = self.expect else {
+            return Ok(None);
+        };
+        let chain = match self.hook.as_str() {
+            "prerouting" => NatChain::Prerouting,
+            "output" => NatChain::Output,
+            "postrouting" => NatChain::Postrouting,
+            other => return Err(format!("the nat table in {other}")),
+        };
+        Ok(Some((chain, expected)))
+    }
+
+    /// The hook of the packet; of a chain of the nat table one in which it has the same devices.
+    fn hook(&self) -> Option<Hook> {
+        match self.hook.as_str() {
+            "prerouting" => Some(Hook::Input),
+            "postrouting" if self.r#in.is_none() => Some(Hook::Output),
+            "postrouting" => Some(Hook::Forward),
+            name => {
+                let mut hooks = Hook::ALL.into_iter();
+                hooks.find(|hook| hook.chain().eq_ignore_ascii_case(name))
+            }
+        }
+    }
+
     /// What the packet does not tell.
     pub fn circumstances(&self) -> Result<Circumstances, String> {
         let at = self.at.map(|at| at.to_string().parse());
@@ -148,10 +203,7 @@ impl Probe {
                 .into_iter()
                 .find(|family| family.keyword() == self.family)
                 .ok_or_else(|| format!("family {}", self.family))?,
-            hook: Hook::ALL
-                .into_iter()
-                .find(|hook| hook.chain().eq_ignore_ascii_case(&self.hook))
-                .ok_or_else(|| format!("hook {}", self.hook))?,
+            hook: self.hook().ok_or_else(|| format!("hook {}", self.hook))?,
             in_device: self.r#in.clone(),
             out_device: self.out.clone(),
             source: self.source,

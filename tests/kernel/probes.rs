@@ -89,6 +89,21 @@ fn not_yet_said(messages: &str) -> String {
 
 fn judge_by_text(rules: &Rules, case: &Case) -> Result<Completion, Failed> {
     let walker = Walker::new(rules)?;
+    let mut wrong = String::new();
+    for (number, probe) in (1..).zip(&case.probes) {
+        let Some((chain, expected)) = probe.translation()? else {
+            continue;
+        };
+        let found = walker.translate(&probe.packet()?, chain, &probe.circumstances()?)?;
+        if found != expected {
+            let why = &probe.why;
+            let _ = writeln!(
+                wrong,
+                "probe {number} ({why}): expected {expected:?}, found {found:?}"
+            );
+        }
+    }
+    report(case, wrong)?;
     judge(case, |packet, circumstances| {
         walker.walk(packet, circumstances)
     })
@@ -192,12 +207,16 @@ fn judge(
 ) -> Result<Completion, Failed> {
     let mut wrong = String::new();
     for (number, probe) in (1..).zip(&case.probes) {
+        // The nat table alone is not judged here.
+        let Some(expected) = probe.verdict() else {
+            continue;
+        };
         let found = match judge(&probe.packet()?, &probe.circumstances()?) {
-            Ok((verdict, _)) if verdict == probe.expect => continue,
+            Ok((verdict, _)) if verdict == expected => continue,
             Ok((verdict, matched)) => format!("{verdict} by {}", matched.join(", then ")),
             Err(error) => error,
         };
-        let (expected, why) = (probe.expect, &probe.why);
+        let why = &probe.why;
         let _ = writeln!(
             wrong,
             "probe {number} ({why}): expected {expected}, found {found}"

@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
-use fwc::iptables::{Match, RuleId, Ruleset, TableName, WalkVerdict as Walked, walk};
+use fwc::iptables::{
+    Match, NatKind, RuleId, Ruleset, TableName, Target, WalkVerdict as Walked, walk,
+};
 use fwc::net::{AddressRange, Family, Hook, Packet, PerFamily, number_of};
+use fwc::policy::NatChain;
 
 use crate::circumstances::Circumstances;
 use crate::compile::Rules;
 use crate::counters::Verdict;
+use crate::probe::Translation;
 
 /// The rules of both families, read.
 pub struct Walker {
@@ -64,6 +68,54 @@ impl Walker {
             }
         }
         self.walk_filter(&read.rules, &read.text, packet, circumstances)
+    }
+
+    /// What one chain of the nat table makes of a packet.
+    pub fn translate(
+        &self,
+        packet: &Packet,
+        chain: NatChain,
+        circumstances: &Circumstances,
+    ) -> Result<Translation, String> {
+        let read = self.families[packet.family].as_ref().ok_or("no rules")?;
+        let chain = match chain {
+            NatChain::Prerouting => "PREROUTING",
+            NatChain::Output => "OUTPUT",
+            NatChain::Postrouting => "POSTROUTING",
+        };
+        let mut rules = read.rules.clone();
+        let tables = rules.tables.iter_mut();
+        let nat = tables.filter(|table| table.name == TableName::Nat);
+        // The walk goes by the packet's hook.
+        for other in nat.flat_map(|table| &mut table.chains) {
+            if &*other.name == chain {
+                other.name = packet.hook.chain().into();
+            } else if &*other.name == packet.hook.chain() {
+                other.name = "elsewhere".into();
+            }
+        }
+        let mut oracle = |_: RuleId, condition: &Match| match condition {
+            Match::Other(module) => circumstances.module_holds(module),
+            Match::Set(set) => Some(circumstances.set_holds(set)),
+            // Probes are for this host where they ask.
+            Match::AddressType(_) => Some(true),
+            _ => None,
+        };
+        let walked = walk(&rules, TableName::Nat, packet, &mut oracle);
+        let walked = walked.map_err(|error| error.to_string())?;
+        match walked.verdict {
+            Walked::Accept => Ok(Translation::None),
+            Walked::Other(target) => match &*target {
+                Target::Nat(nat) => Ok(match nat.kind {
+                    NatKind::Masquerade => Translation::Masquerade,
+                    NatKind::Snat => Translation::Snat,
+                    NatKind::Redirect => Translation::Redirect,
+                    NatKind::Dnat | NatKind::Netmap => Translation::Dnat,
+                }),
+                other => Err(format!("no translation: {other:?}")),
+            },
+            other => Err(format!("no translation: {other:?}")),
+        }
     }
 
     fn walk_filter(

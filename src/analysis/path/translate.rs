@@ -80,7 +80,10 @@ impl Follower<'_> {
         if let (Some(Port::Chosen), Some((first, last))) = (port, ports) {
             let range = space.range(Field::NewDestinationPort, first.into(), last.into())?;
             chosen = space.and(chosen, range)?;
-            chosen = space.and(chosen, self.usual_ports((first, last), nat.base_port)?)?;
+            let is_random = nat.random || nat.random_fully;
+            if nat.base_port.is_some() || !is_random {
+                chosen = space.and(chosen, self.usual_ports((first, last), nat.base_port)?)?;
+            }
         }
         // Packets that have such an address and port already keep them: `--ctstate DNAT` does not hold for them.
         let (first, last) = addresses.unwrap_or(all);

@@ -12,7 +12,16 @@ use crate::resolve::{
 impl<'p> Entry<'p> {
     /// Returns rules for the translated packets, one for each new port range: they have the new destinations and ports.
     pub(super) fn ends(&self) -> Vec<PlannedRule> {
-        let packets = self.packets;
+        // Another hook may not match these keys, and what the entry translated has them.
+        let packets = PlannedRule {
+            ipset: None,
+            mark: None,
+            mac: None,
+            tcp_flags: None,
+            user: None,
+            group: None,
+            ..self.packets.clone()
+        };
         let with_port = |port: PortRange| {
             let parts = packets.service.iter().flatten();
             let parts = parts.filter_map(|part| {
@@ -60,8 +69,9 @@ impl<'p> Entry<'p> {
                 });
                 rules.collect()
             }
-            PlannedTranslation::Masquerade
+            PlannedTranslation::Masquerade { .. }
             | PlannedTranslation::Snat(_)
+            | PlannedTranslation::Untranslated(_)
             | PlannedTranslation::Netmap { .. } => Vec::new(),
         }
     }

@@ -52,8 +52,11 @@ impl<'p> Entry<'p> {
     /// Returns lines without a target. An entry without `destination` matches the addresses of this host, by their type
     /// in the routing table: fwc does not need to know them.
     fn matching(&self, rule: &PlannedRule, path: &HookPath<'_>) -> Vec<LineContext> {
-        let is_mapped = matches!(self.translation, PlannedTranslation::Netmap { .. });
-        let local = self.packets.destination.is_none() && !is_mapped;
+        let is_about_this_host = matches!(
+            self.translation,
+            PlannedTranslation::Dnat { .. } | PlannedTranslation::Redirect { .. }
+        );
+        let local = self.packets.destination.is_none() && is_about_this_host;
         let lines = rules::packets(self.plan, rule, path, self.family, &self.origin).into_iter();
         let lines = lines.map(|line| LineContext {
             destination_type: local.then(|| NegatableContext::plain("LOCAL".to_owned())),
@@ -111,7 +114,7 @@ impl<'p> Entry<'p> {
     }
 
     /// Splits the service so that each piece has one interval of ports, and returns with each the first port of that interval.
-    /// `--to-destination` with a range of ports shifts all ports of a line by the same distance.
+    /// `--to-destination` with a range of ports shifts all ports of a line by the same distance; with `--random` it does not.
     fn pieces(&self) -> Vec<(Option<Vec<ServicePart>>, Option<u128>)> {
         let service = &self.packets.service;
         let has_range = match self.translation {
@@ -122,7 +125,7 @@ impl<'p> Entry<'p> {
             }
             _ => false,
         };
-        if !has_range {
+        if !has_range || self.random {
             return vec![(service.clone(), None)];
         }
         let ports = service.iter().flatten().filter_map(|part| match part {
@@ -165,7 +168,7 @@ impl<'p> Entry<'p> {
                     target: "DNAT",
                     to: NatTargetContext {
                         destination: Some(self.end(end, base)),
-                        ..NatTargetContext::default()
+                        ..self.choice("random")
                     },
                     with_port: end.ports.is_some(),
                 });
@@ -175,7 +178,7 @@ impl<'p> Entry<'p> {
                 target: "REDIRECT",
                 to: NatTargetContext {
                     ports: Some(port.to_string()),
-                    ..NatTargetContext::default()
+                    ..self.choice("random")
                 },
                 with_port: true,
             }],
@@ -187,7 +190,12 @@ impl<'p> Entry<'p> {
                 },
                 with_port: false,
             }],
-            PlannedTranslation::Masquerade | PlannedTranslation::Snat(_) => Vec::new(),
+            PlannedTranslation::Untranslated(_) => vec![NatRewrite {
+                target: "ACCEPT",
+                to: NatTargetContext::default(),
+                with_port: false,
+            }],
+            PlannedTranslation::Masquerade { .. } | PlannedTranslation::Snat(_) => Vec::new(),
         }
     }
 

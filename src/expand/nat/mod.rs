@@ -59,11 +59,15 @@ fn entries(plan: &Plan, family: Family) -> impl Iterator<Item = Entry<'_>> {
         let PlannedNat {
             packets,
             translation,
+            random,
+            persistent,
         } = nat;
         Entry {
             plan,
             packets,
             translation,
+            random: *random,
+            persistent: *persistent,
             family,
             index,
             origin: LineOrigin::Nat(index).mark(),
@@ -77,6 +81,8 @@ struct Entry<'p> {
     plan: &'p Plan,
     packets: &'p PlannedRule,
     translation: &'p PlannedTranslation,
+    random: bool,
+    persistent: bool,
     family: Family,
     /// Its index in [`Plan::nat`].
     index: usize,
@@ -104,8 +110,8 @@ impl<'p> Entry<'p> {
     fn has_family(&self) -> bool {
         let scope = self.packets.scope;
         let has_addresses = match self.translation {
-            PlannedTranslation::Masquerade => scope.is_some() || self.family == Family::V4,
-            PlannedTranslation::Redirect { .. } => true,
+            PlannedTranslation::Masquerade { .. } => scope.is_some() || self.family == Family::V4,
+            PlannedTranslation::Redirect { .. } | PlannedTranslation::Untranslated(_) => true,
             PlannedTranslation::Snat(ends) | PlannedTranslation::Dnat { backends: ends, .. } => {
                 !self.of_family(ends).is_empty()
             }
@@ -130,16 +136,23 @@ impl<'p> Entry<'p> {
     /// Returns the lines in a base chain of the nat table.
     fn lines(&self, chain: &str, own: &mut BTreeMap<String, ChainContext>) -> Vec<LineContext> {
         match (self.translation, chain) {
-            (PlannedTranslation::Masquerade, "POSTROUTING") => {
-                self.leaving("MASQUERADE", &NatTargetContext::default())
+            (PlannedTranslation::Masquerade { ports }, "POSTROUTING") => {
+                let to = NatTargetContext {
+                    ports: ports.map(|ports| ports.to_string()),
+                    ..self.choice("random-fully")
+                };
+                self.leaving("MASQUERADE", &to)
             }
             (PlannedTranslation::Snat(ends), "POSTROUTING") => {
                 let source = self.of_family(ends).first().map(|end| self.end(end, None));
                 let to = NatTargetContext {
                     source,
-                    ..NatTargetContext::default()
+                    ..self.choice("random-fully")
                 };
                 self.leaving("SNAT", &to)
+            }
+            (PlannedTranslation::Untranslated(NatSide::Source), "POSTROUTING") => {
+                self.leaving("ACCEPT", &NatTargetContext::default())
             }
             (
                 PlannedTranslation::Netmap {
@@ -158,6 +171,7 @@ impl<'p> Entry<'p> {
             (
                 PlannedTranslation::Dnat { .. }
                 | PlannedTranslation::Redirect { .. }
+                | PlannedTranslation::Untranslated(NatSide::Destination)
                 | PlannedTranslation::Netmap {
                     side: NatSide::Destination,
                     ..
@@ -165,6 +179,15 @@ impl<'p> Entry<'p> {
                 "PREROUTING" | "OUTPUT",
             ) => self.arriving(chain, own),
             _ => Vec::new(),
+        }
+    }
+
+    /// Returns how the kernel chooses, with the flag of the target for `random`.
+    fn choice(&self, random: &'static str) -> NatTargetContext {
+        NatTargetContext {
+            random: self.random.then_some(random),
+            persistent: self.persistent,
+            ..NatTargetContext::default()
         }
     }
 

@@ -1,5 +1,6 @@
 //! Decides whether an address matches `source` or `destination`.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use super::{Circumstance, Evaluation};
@@ -80,6 +81,36 @@ fn any_is(
                 }
             }
         }),
+    })
+}
+
+/// Returns the only address of a family in a group; `None` if it has none.
+pub(super) fn only_address(
+    policy: &Policy,
+    group: &Located<String>,
+    family: Family,
+) -> Option<AddressRange> {
+    let name = AddressItem::Name(group.value.clone());
+    let group = [Located::new(name, group.span)];
+    let found = Cell::new(None);
+    let is_it = |number: u128| {
+        let is_member = number <= family.last_address()
+            && any_is(policy, &group, address_of(family, number), &|_: &str| false);
+        if is_member {
+            found.set(Some(number));
+        }
+        is_member
+    };
+    // A part of a range may be excluded: then the address is the first of the range or the first after an excluded range.
+    any_range(policy, &group, &|range| {
+        let borders = [Some(range.first), range.last.checked_add(1)];
+        range.family == family && borders.into_iter().flatten().any(is_it)
+    });
+    let number = found.get()?;
+    Some(AddressRange {
+        family,
+        first: number,
+        last: number,
     })
 }
 

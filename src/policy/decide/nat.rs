@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::places::{self, MemberCondition};
+use super::rule::Shows;
 use super::{Circumstance, Evaluation, addresses, is_closed, services};
 use crate::net::{AddressRange, Family, Hook, Packet, PortRange, Protocol, address_of, number_of};
 use crate::policy::{
-    AddressExpression, AddressItem, NatEnd, Policy, PolicyNat, PolicyRule, PolicyTranslation, Scope,
+    AddressExpression, AddressItem, NatEnd, Policy, PolicyNat, PolicyNatAddress, PolicyNatEnd,
+    PolicyRule, PolicyTranslation, Scope,
 };
 use crate::source::{Located, Span};
 
@@ -30,6 +32,10 @@ pub struct NewEnd {
     pub address: NewAddress,
     /// The new port, or a range to choose from; `None` if the port stays.
     pub ports: Option<PortRange>,
+    /// `true` if the kernel takes a random port where it has a choice.
+    pub random: bool,
+    /// `true` if all connections of a client get the same address of a range.
+    pub persistent: bool,
 }
 
 /// A new address.
@@ -61,17 +67,26 @@ pub struct BackendTurn {
     pub backend: usize,
 }
 
-/// Returns the translation by the first entry that matches.
+/// Returns the translation by the first entry that matches; `None` if that entry says that there is none.
 pub(super) fn translate(evaluation: Evaluation<'_>, chain: NatChain) -> Option<NewEnd> {
-    let entries = entries(evaluation.policy, evaluation.packet.family);
-    entries.into_iter().find_map(|entry| {
-        let (address, ports) = entry.new_end(evaluation, chain)?;
-        Some(NewEnd {
+    for entry in entries(evaluation.policy, evaluation.packet.family) {
+        if entry.forbids(evaluation, chain) {
+            return None;
+        }
+        let Some((address, ports)) = entry.new_end(evaluation, chain) else {
+            continue;
+        };
+        // The masquerade of a hairpin chooses as it likes: the keys are about the new destination.
+        let is_own = !entry.is_dnat() || chain != NatChain::Postrouting;
+        return Some(NewEnd {
             entry: entry.index,
             address,
             ports,
-        })
-    })
+            random: is_own && entry.random,
+            persistent: is_own && entry.persistent,
+        });
+    }
+    None
 }
 
 /// Returns the first entry that accepts the translated packet.
@@ -100,16 +115,22 @@ fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
             span,
             packets,
             translation,
+            random,
+            persistent,
         } = written;
         // On a host with one family a missing `scope` is that family.
         let scope = packets.scope.as_ref().or(only.as_ref());
+        let is_on = |flag: &Option<Located<bool>>| flag.as_ref().is_some_and(|flag| flag.value);
         let entry = Entry {
+            policy,
             index,
             span: *span,
             packets,
             translation: translation.as_ref()?,
             scope: scope.map(|scope| scope.value),
             family,
+            random: is_on(random),
+            persistent: is_on(persistent),
         };
         (packets.enabled && !is_closed(policy, family) && entry.has_family()).then_some(entry)
     });
@@ -118,12 +139,15 @@ fn entries(policy: &Policy, family: Family) -> Vec<Entry<'_>> {
 
 #[derive(Clone, Copy)]
 struct Entry<'p> {
+    policy: &'p Policy,
     index: usize,
     span: Span,
     packets: &'p PolicyRule,
     translation: &'p PolicyTranslation,
     scope: Option<Scope>,
     family: Family,
+    random: bool,
+    persistent: bool,
 }
 
 impl<'p> Entry<'p> {
@@ -133,9 +157,11 @@ impl<'p> Entry<'p> {
         let scope = self.scope;
         let is_own = |range: &AddressRange| range.family == self.family;
         let has = match self.translation {
-            PolicyTranslation::Masquerade => scope.is_some() || self.family == Family::V4,
-            PolicyTranslation::Redirect { .. } => true,
-            PolicyTranslation::Snat(ends) => ends.iter().any(|end| is_own(&end.value.addresses)),
+            PolicyTranslation::Masquerade { .. } => scope.is_some() || self.family == Family::V4,
+            PolicyTranslation::Redirect { .. }
+            | PolicyTranslation::NoSnat
+            | PolicyTranslation::NoDnat => true,
+            PolicyTranslation::Snat { ends, .. } => !self.ends(ends).is_empty(),
             PolicyTranslation::Dnat { .. } => !self.backends().is_empty(),
             PolicyTranslation::NetmapDestination(to) | PolicyTranslation::NetmapSource(to) => {
                 to.iter().any(|to| is_own(&to.value))
@@ -149,10 +175,42 @@ impl<'p> Entry<'p> {
         let PolicyTranslation::Dnat { backends, .. } = self.translation else {
             return Vec::new();
         };
-        let backends = backends.iter().map(|end| end.value);
-        backends
-            .filter(|end| end.addresses.family == self.family)
+        self.ends(backends)
+    }
+
+    /// Returns the new addresses of the family, with the ports that are written with them.
+    fn ends(&self, written: &[Located<PolicyNatEnd>]) -> Vec<NatEnd> {
+        let end = |end: &Located<PolicyNatEnd>| {
+            let addresses = match &end.value.address {
+                PolicyNatAddress::Literal(range) => *range,
+                PolicyNatAddress::Group(name) => {
+                    let name = Located::new(name.clone(), end.span);
+                    addresses::only_address(self.policy, &name, self.family)?
+                }
+            };
+            Some(NatEnd {
+                addresses,
+                ports: end.value.ports,
+            })
+        };
+        let ends = written.iter().filter_map(end);
+        ends.filter(|end| end.addresses.family == self.family)
             .collect()
+    }
+
+    fn is_dnat(&self) -> bool {
+        matches!(self.translation, PolicyTranslation::Dnat { .. })
+    }
+
+    /// Returns `true` if the entry says that no later one translates the packet in a chain.
+    fn forbids(&self, evaluation: Evaluation<'_>, chain: NatChain) -> bool {
+        match (self.translation, chain) {
+            (PolicyTranslation::NoSnat, NatChain::Postrouting) => self.leaves(evaluation),
+            (PolicyTranslation::NoDnat, NatChain::Prerouting | NatChain::Output) => {
+                self.arrives(evaluation, chain)
+            }
+            _ => false,
+        }
     }
 
     fn new_end(
@@ -162,8 +220,8 @@ impl<'p> Entry<'p> {
     ) -> Option<(NewAddress, Option<PortRange>)> {
         match (self.translation, chain) {
             (
-                PolicyTranslation::Masquerade
-                | PolicyTranslation::Snat(_)
+                PolicyTranslation::Masquerade { .. }
+                | PolicyTranslation::Snat { .. }
                 | PolicyTranslation::NetmapSource(_),
                 NatChain::Postrouting,
             ) => self
@@ -186,11 +244,14 @@ impl<'p> Entry<'p> {
 
     fn new_source(&self, packet: &Packet) -> Option<(NewAddress, Option<PortRange>)> {
         match self.translation {
-            PolicyTranslation::Masquerade => Some((NewAddress::OfDevice, None)),
-            PolicyTranslation::Snat(ends) => {
-                let mut ends = ends.iter().map(|end| end.value);
-                let end = ends.find(|end| end.addresses.family == self.family)?;
-                Some((NewAddress::Source(end.addresses), end.ports))
+            PolicyTranslation::Masquerade { ports } => {
+                let ports = ports.as_ref().map(|ports| ports.value);
+                Some((NewAddress::OfDevice, ports))
+            }
+            PolicyTranslation::Snat { ends, ports } => {
+                let end = self.ends(ends).into_iter().next()?;
+                let ports = ports.as_ref().map(|ports| ports.value).or(end.ports);
+                Some((NewAddress::Source(end.addresses), ports))
             }
             PolicyTranslation::NetmapSource(to) => {
                 let mapped = self.mapped(to, packet.source)?;
@@ -235,7 +296,9 @@ impl<'p> Entry<'p> {
                 entry: self.index,
                 chain,
                 protocol: with_ports.then_some(evaluation.packet.protocol),
-                first_port: has_range.then(|| self.first_port(evaluation)).flatten(),
+                first_port: (has_range && !self.random)
+                    .then(|| self.first_port(evaluation))
+                    .flatten(),
                 backend,
             };
             if (evaluation.holds)(Circumstance::Turn(turn)) {
@@ -245,8 +308,12 @@ impl<'p> Entry<'p> {
         Some(*last)
     }
 
-    /// Returns the new port: a range replaces a range of the same length, port for port.
+    /// Returns the new port: a range replaces a range of the same length, port for port, unless a random port of it is asked
+    /// for.
     fn new_port(&self, evaluation: Evaluation<'_>, ports: PortRange) -> PortRange {
+        if self.random {
+            return ports;
+        }
         let port = evaluation.packet.destination_port;
         let (Some(port), Some(first)) = (port, self.first_port(evaluation)) else {
             return ports;
@@ -315,16 +382,14 @@ impl<'p> Entry<'p> {
 
     /// Returns `true` if the packet arrives by a path on which the entry translates its destination.
     fn arrives(&self, evaluation: Evaluation<'_>, chain: NatChain) -> bool {
-        if !self.has_source(evaluation) || !self.has_service(evaluation) {
+        if !evaluation.fits(self.packets, Shows::Everything) {
             return false;
         }
         let packet = evaluation.packet;
         let destination = self.packets.destination.as_ref();
         // Without `destination` an entry translates packets to addresses of this host.
         let is_asked = match (destination, self.translation) {
-            (Some(destination), _) => {
-                evaluation.matches_addresses(destination, packet.destination, false)
-            }
+            (Some(_), _) | (None, PolicyTranslation::NoDnat) => true,
             (None, PolicyTranslation::NetmapDestination(_)) => false,
             (None, _) => (evaluation.holds)(Circumstance::ToThisHost),
         };
@@ -351,7 +416,6 @@ impl<'p> Entry<'p> {
     /// Returns `true` if the entry translates the source of the packet when it leaves.
     fn leaves(&self, evaluation: Evaluation<'_>) -> bool {
         let packet = evaluation.packet;
-        let destination = self.packets.destination.as_ref();
         let device = packet.out_device.as_deref();
         let comes = |place: &str| {
             place == "any"
@@ -359,10 +423,7 @@ impl<'p> Entry<'p> {
                     .iter()
                     .any(|member| evaluation.is_of(member, packet.source))
         };
-        self.has_source(evaluation)
-            && self.has_service(evaluation)
-            && destination
-                .is_none_or(|to| evaluation.matches_addresses(to, packet.destination, false))
+        evaluation.fits(self.packets, Shows::Everything)
             && self
                 .to()
                 .iter()
@@ -450,8 +511,10 @@ impl<'p> Entry<'p> {
             Some(to) => to.iter().map(|place| place.value.as_str()).collect(),
             None => {
                 let has = |network: &AddressRange| {
-                    let mut backends = backends.iter().map(|end| end.value.addresses);
-                    backends.any(|end| {
+                    // A backend of the other family counts, too.
+                    let of_family = |family| Entry { family, ..*self }.ends(backends);
+                    let mut backends = Family::ALL.into_iter().flat_map(of_family);
+                    backends.any(|NatEnd { addresses: end, .. }| {
                         [end.first, end.last]
                             .into_iter()
                             .all(|it| addresses::within(network, address_of(end.family, it)))

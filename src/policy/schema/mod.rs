@@ -42,7 +42,7 @@ pub use limits::{Over, Per, PolicyConnections, PolicyLimit};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogDestination, LogOption, PolicyLogClass};
 pub use mangle::{HopLimitChange, MangleChange, PolicyMangle, Proxy};
-pub use nat::{NatEnd, PolicyNat, PolicyTranslation};
+pub use nat::{NatEnd, PolicyNat, PolicyNatAddress, PolicyNatEnd, PolicyTranslation};
 pub use original::PolicyOriginal;
 pub use ownership::{Mode, PolicyOwnership, Preserve, is_matched};
 pub use question::question;

@@ -1,11 +1,14 @@
 //! `[[nat]]`: translations of addresses and ports.
 
 use super::addresses::{PREFIX, read_literal, v4_form, v6_form};
-use super::names::NAME;
+use super::matches::{MAC, MARK, TCP_FLAGS};
+use super::names::{NAME, is_name, name_form};
 use super::rules::{
-    DESTINATION, FROM, LONGEST_NAME, PolicyRule, SCOPE, SOURCE, TO, fits_comment, read_packets,
+    DESTINATION, FROM, IPSET, LONGEST_NAME, PolicyRule, SCOPE, SOURCE, TO, fits_comment,
+    read_packets,
 };
 use super::services::{ITEMS, port_form};
+use super::users::{GROUP, USER};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressRange, Family, PortError, PortRange};
 use crate::policy::keys::{Key, Shape, TableKeys};
@@ -22,19 +25,31 @@ pub struct PolicyNat {
     pub packets: PolicyRule,
     /// The translation; `None` if it could not be read.
     pub translation: Option<PolicyTranslation>,
+    /// `random`: `true` if the kernel takes a random port where it has a choice.
+    pub random: Option<Located<bool>>,
+    /// `persistent`: `true` if a client gets the same address of a range for all its connections.
+    pub persistent: Option<Located<bool>>,
 }
 
 /// A translation of a connection's addresses.
 #[derive(Clone, Debug)]
 pub enum PolicyTranslation {
     /// Replaces the source by the address of the device by which the connection leaves.
-    Masquerade,
+    Masquerade {
+        /// `ports`: the ports to choose the new source port from; `None` for any.
+        ports: Option<Located<PortRange>>,
+    },
     /// Replaces the source by this address or range; at most one for each family.
-    Snat(Vec<Located<NatEnd>>),
+    Snat {
+        /// The new sources. None of them has ports if `ports` is there.
+        ends: Vec<Located<PolicyNatEnd>>,
+        /// `ports`: the ports to choose the new source port from.
+        ports: Option<Located<PortRange>>,
+    },
     /// Replaces the destination by one of these backends, in turn.
     Dnat {
         /// The backends; at least one.
-        backends: Vec<Located<NatEnd>>,
+        backends: Vec<Located<PolicyNatEnd>>,
         /// `true` if the translated connections are also accepted.
         accept: bool,
         /// `hairpin`: `true` if hosts in the network of a backend can reach it by the original address too.
@@ -51,6 +66,42 @@ pub enum PolicyTranslation {
     NetmapDestination(Vec<Located<AddressRange>>),
     /// `to-source` of a netmap: replaces the prefix of the source; at most one for each family.
     NetmapSource(Vec<Located<AddressRange>>),
+    /// `no-snat`: no later entry replaces the source.
+    NoSnat,
+    /// `no-dnat`: no later entry replaces the destination.
+    NoDnat,
+}
+
+impl PolicyTranslation {
+    /// Returns the names of the groups in the new addresses.
+    pub fn groups(&self) -> Vec<&str> {
+        let (Self::Snat { ends, .. } | Self::Dnat { backends: ends, .. }) = self else {
+            return Vec::new();
+        };
+        let names = ends.iter().filter_map(|end| match &end.value.address {
+            PolicyNatAddress::Group(name) => Some(name.as_str()),
+            PolicyNatAddress::Literal(_) => None,
+        });
+        names.collect()
+    }
+}
+
+/// A new source or destination as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyNatEnd {
+    /// The address.
+    pub address: PolicyNatAddress,
+    /// The ports; `None` if they do not change.
+    pub ports: Option<PortRange>,
+}
+
+/// The address of a new source or destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyNatAddress {
+    /// A host, or a range to choose from.
+    Literal(AddressRange),
+    /// The name of a group with at most one address of each family.
+    Group(String),
 }
 
 /// A new source or destination of a connection.
@@ -61,6 +112,19 @@ pub struct NatEnd {
     /// The ports; `None` if they do not change.
     pub ports: Option<PortRange>,
 }
+
+/// The name of a group, with optional ports.
+const NAMED_END: Shape = Shape::Form(concat!(
+    name_form!(),
+    "(:",
+    port_form!(),
+    "(-",
+    port_form!(),
+    ")?)?"
+));
+
+/// A port or a range of ports, as a string.
+const PORTS: Shape = Shape::Form(concat!(port_form!(), "(-", port_form!(), ")?"));
 
 /// An address or a range, with optional ports.
 const END: Shape = Shape::Form(concat!(
@@ -93,7 +157,7 @@ pub(super) const KEYS: TableKeys = TableKeys {
             "type",
             Shape::Word(&KINDS),
             "`masquerade`, `snat`: another source for what leaves; `dnat`, `redirect`: another destination for what \
-             comes; `netmap`: a whole prefix becomes another one.",
+             comes; `netmap`: a whole prefix becomes another one; `no-snat`, `no-dnat`: no later entry translates it.",
         )
         .example("'masquerade'")
         .required(),
@@ -129,16 +193,16 @@ pub(super) const KEYS: TableKeys = TableKeys {
         .example("'ipv4'"),
         Key::new(
             "to-source",
-            Shape::List(&Shape::OneOf(&[END, PREFIX])),
-            "The new source of a `snat`: an address or a range, of each family, with ports behind `:` where they change. Of \
-             a netmap the prefix that takes the place of the source's.",
+            Shape::List(&Shape::OneOf(&[END, PREFIX, NAMED_END])),
+            "The new source of a `snat`: an address or a range, of each family, with ports behind `:` where they change, or a \
+             group of `[addresses]` with one address of each family. Of a netmap the prefix that takes the place of the source's.",
         )
         .example("'203.0.113.5'"),
         Key::new(
             "to-destination",
-            Shape::List(&END),
+            Shape::List(&Shape::OneOf(&[END, NAMED_END])),
             "The new destination of a `dnat`: addresses or ranges, with ports behind `:` where they change; several of a \
-             family take turns.",
+             family take turns. A group of `[addresses]` with one address of each family, too.",
         )
         .example("['10.8.0.5:8080', '[2001:db8::5]:8080']"),
         Key::new(
@@ -147,6 +211,30 @@ pub(super) const KEYS: TableKeys = TableKeys {
             "The port of this host to which a `redirect` leads.",
         )
         .example("3128"),
+        Key::new(
+            "ports",
+            Shape::OneOf(&[Shape::Number(1, 65535), PORTS]),
+            "Of `masquerade` and `snat`: the source ports to choose from. It needs a `service` with ports.",
+        )
+        .example("'1024-65535'"),
+        Key::new(
+            "random",
+            Shape::Boolean,
+            "Whether the kernel takes a random port where it has a choice; not of a `netmap`.",
+        )
+        .default("false"),
+        Key::new(
+            "persistent",
+            Shape::Boolean,
+            "Of `snat` and `dnat` to a range: a client gets the same address for all its connections.",
+        )
+        .default("false"),
+        IPSET,
+        MARK,
+        MAC,
+        TCP_FLAGS,
+        USER,
+        GROUP,
         Key::new(
             "accept",
             Shape::Boolean,
@@ -182,6 +270,8 @@ enum Kind {
     Dnat,
     Redirect,
     Netmap,
+    NoSnat,
+    NoDnat,
 }
 
 const KINDS: &[(&str, Kind)] = &[
@@ -190,6 +280,8 @@ const KINDS: &[(&str, Kind)] = &[
     ("dnat", Kind::Dnat),
     ("redirect", Kind::Redirect),
     ("netmap", Kind::Netmap),
+    ("no-snat", Kind::NoSnat),
+    ("no-dnat", Kind::NoDnat),
 ];
 
 /// Keys that only some types have, with these types.
@@ -199,6 +291,12 @@ const OF_SOME: &[(&str, &[Kind])] = &[
     ("to-port", &[Kind::Redirect]),
     ("accept", &[Kind::Dnat, Kind::Redirect]),
     ("hairpin", &[Kind::Dnat]),
+    ("ports", &[Kind::Masquerade, Kind::Snat]),
+    (
+        "random",
+        &[Kind::Masquerade, Kind::Snat, Kind::Dnat, Kind::Redirect],
+    ),
+    ("persistent", &[Kind::Snat, Kind::Dnat]),
 ];
 
 const LIST: &str = "a list of tables, each written `[[nat]]`";
@@ -241,11 +339,15 @@ fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyNat {
             .then(|| read_translation(table, kind, &mut packets, sink))
             .flatten()
     });
+    let random = table.boolean("random", sink);
+    let persistent = table.boolean("persistent", sink);
     packets.complete = sink.errors() == errors;
     PolicyNat {
         span: table.span,
         packets,
         translation,
+        random,
+        persistent,
     }
 }
 
@@ -257,11 +359,20 @@ fn only_own_keys(table: CheckedTable<'_>, kind: Kind, sink: &mut Sink) {
                 let found = words.find(|(_, kind)| *kind == wanted);
                 found.map_or("", |(word, _)| *word)
             };
-            let all: Vec<_> = kinds.iter().map(|kind| word(*kind)).collect();
+            let all: Vec<_> = kinds
+                .iter()
+                .map(|kind| format!("`{}`", word(*kind)))
+                .collect();
+            let all = match all.split_last() {
+                Some((last, others)) if !others.is_empty() => {
+                    format!("{} and {last}", others.join(", "))
+                }
+                _ => all.join(""),
+            };
             let message = format!("`{key}` in an entry of type `{}`", word(kind));
             sink.report(
                 Diagnostic::error(Code::Conflict, table.key_span(key), message)
-                    .with_note(format!("`{key}` is for `{}`", all.join("` and `"))),
+                    .with_note(format!("`{key}` is for {all}")),
             );
         }
     }
@@ -278,12 +389,20 @@ fn read_translation(
         accept.is_none_or(|accept| accept.value)
     };
     match kind {
-        Kind::Masquerade => Some(PolicyTranslation::Masquerade),
+        Kind::Masquerade => Some(PolicyTranslation::Masquerade {
+            ports: read_port_range(table, sink)?,
+        }),
         Kind::Snat => {
             let ends = needed(table, "to-source", "such as \"203.0.113.5\"", sink)?;
             let ends = read_ends("to-source", ends, sink)?;
-            one_a_family("to-source", &ends, |end| end.addresses, sink)
-                .then_some(PolicyTranslation::Snat(ends))
+            let ports = read_port_range(table, sink)?;
+            let literal = |end: &PolicyNatEnd| match end.address {
+                PolicyNatAddress::Literal(range) => Some(range),
+                PolicyNatAddress::Group(_) => None,
+            };
+            let good = one_a_family("to-source", &ends, literal, sink)
+                && ports_once(&ends, ports.as_ref(), sink);
+            good.then_some(PolicyTranslation::Snat { ends, ports })
         }
         Kind::Dnat => {
             let ends = needed(table, "to-destination", "such as \"10.8.0.5:8080\"", sink);
@@ -316,7 +435,41 @@ fn read_translation(
                 "to", &texts, sink,
             )?))
         }
+        Kind::NoSnat => Some(PolicyTranslation::NoSnat),
+        Kind::NoDnat => Some(PolicyTranslation::NoDnat),
     }
+}
+
+/// Reads `ports`: `Some(None)` if it is absent, `None` if it is wrong.
+fn read_port_range(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Option<Located<PortRange>>> {
+    let Some(value) = table.get("ports") else {
+        return Some(None);
+    };
+    let text = port_text("ports", value, "ports such as \"1024-65535\"", sink)?;
+    let ports = read_ports(&text, value.span, sink)?;
+    Some(Some(Located::new(ports, value.span)))
+}
+
+/// Reports ports that are written twice. Returns `true` if there are none.
+fn ports_once(
+    ends: &[Located<PolicyNatEnd>],
+    ports: Option<&Located<PortRange>>,
+    sink: &mut Sink,
+) -> bool {
+    let (Some(ports), Some(end)) = (ports, ends.iter().find(|end| end.value.ports.is_some()))
+    else {
+        return true;
+    };
+    sink.report(
+        Diagnostic::error(
+            Code::Conflict,
+            ports.span,
+            "`ports` and a port in `to-source`",
+        )
+        .also(end.span, "has ports, too")
+        .help("write the ports once"),
+    );
+    false
 }
 
 fn owned(texts: Vec<Located<&str>>) -> Vec<Located<String>> {
@@ -364,10 +517,14 @@ fn read_networks(
         })
         .collect();
     let all = !texts.is_empty() && networks.len() == texts.len();
-    (all && one_a_family(key, &networks, |network| *network, sink)).then_some(networks)
+    (all && one_a_family(key, &networks, |network| Some(*network), sink)).then_some(networks)
 }
 
-fn read_ends(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<Vec<Located<NatEnd>>> {
+fn read_ends(
+    key: &str,
+    value: FileValue<'_>,
+    sink: &mut Sink,
+) -> Option<Vec<Located<PolicyNatEnd>>> {
     let list = value.list(key, sink)?;
     let ends: Vec<_> = list
         .iter()
@@ -376,9 +533,9 @@ fn read_ends(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<Vec<Loc
     (ends.len() == list.len()).then_some(ends)
 }
 
-/// Reads `10.8.0.5` or `10.8.0.5-10.8.0.9`, with optional ports behind `:`. An IPv6 address with ports is written in
-/// brackets.
-fn read_end(text: &Located<&str>, sink: &mut Sink) -> Option<Located<NatEnd>> {
+/// Reads `10.8.0.5`, `10.8.0.5-10.8.0.9` or the name of a group, with optional ports behind `:`. An IPv6 address with ports
+/// is written in brackets.
+fn read_end(text: &Located<&str>, sink: &mut Sink) -> Option<Located<PolicyNatEnd>> {
     let shown = text.value;
     let (addresses, ports) = match shown.strip_prefix('[') {
         Some(inside) => match inside.split_once(']') {
@@ -391,17 +548,13 @@ fn read_end(text: &Located<&str>, sink: &mut Sink) -> Option<Located<NatEnd>> {
             _ => (shown, None),
         },
     };
-    let is_host_name =
-        addresses.starts_with(|c: char| c.is_ascii_alphabetic()) && addresses.contains('.');
-    if is_host_name && !addresses.contains(':') {
-        let message = format!(
-            "`{}` looks like a host name: fwc does not resolve names",
-            addresses.escape_debug()
-        );
-        sink.report(
-            Diagnostic::error(Code::HostName, text.span, message).help("write its address"),
-        );
-        return None;
+    if is_name(addresses) {
+        let ports = match ports {
+            Some(ports) => Some(read_ports(ports, text.span, sink)?),
+            None => None,
+        };
+        let address = PolicyNatAddress::Group(addresses.to_owned());
+        return Some(Located::new(PolicyNatEnd { address, ports }, text.span));
     }
     if !AddressRange::looks_like_one(addresses) || addresses.contains('/') {
         let message = format!(
@@ -409,7 +562,7 @@ fn read_end(text: &Located<&str>, sink: &mut Sink) -> Option<Located<NatEnd>> {
             shown.escape_debug()
         );
         sink.report(Diagnostic::error(Code::BadAddress, text.span, message).help(
-            "write a host or a range, with ports behind it where they change: \"10.8.0.5:8080\", \"[2001:db8::5]:8080\"",
+            "write a host, a range or a group, with ports behind it where they change: \"10.8.0.5:8080\", \"[2001:db8::5]:8080\"",
         ));
         return None;
     }
@@ -418,7 +571,8 @@ fn read_end(text: &Located<&str>, sink: &mut Sink) -> Option<Located<NatEnd>> {
         Some(ports) => Some(read_ports(ports, text.span, sink)?),
         None => None,
     };
-    Some(Located::new(NatEnd { addresses, ports }, text.span))
+    let address = PolicyNatAddress::Literal(addresses);
+    Some(Located::new(PolicyNatEnd { address, ports }, text.span))
 }
 
 fn read_ports(ports: &str, span: Span, sink: &mut Sink) -> Option<PortRange> {
@@ -445,14 +599,7 @@ fn read_ports(ports: &str, span: Span, sink: &mut Sink) -> Option<PortRange> {
 
 /// Reads `to-port`: a number, or a number in a string.
 fn read_port(value: FileValue<'_>, sink: &mut Sink) -> Option<Located<u16>> {
-    let text = match (value.as_integer(), value.as_text()) {
-        (Some(number), _) => number.to_string(),
-        (_, Some(text)) => text.to_owned(),
-        _ => {
-            value.wrong_type("to-port", "a port", sink);
-            return None;
-        }
-    };
+    let text = port_text("to-port", value, "a port", sink)?;
     let ports = read_ports(&text, value.span, sink)?;
     if ports.first != ports.last {
         let message = format!("`{ports}` is a range, and `to-port` is one port");
@@ -465,15 +612,28 @@ fn read_port(value: FileValue<'_>, sink: &mut Sink) -> Option<Located<u16>> {
     Some(Located::new(ports.first, value.span))
 }
 
+/// Returns a number, or the text of a string.
+fn port_text(key: &str, value: FileValue<'_>, wanted: &str, sink: &mut Sink) -> Option<String> {
+    match (value.as_integer(), value.as_text()) {
+        (Some(number), _) => Some(number.to_string()),
+        (_, Some(text)) => Some(text.to_owned()),
+        _ => {
+            value.wrong_type(key, wanted, sink);
+            None
+        }
+    }
+}
+
 /// Checks that there is at most one value for each family: with two it would be unclear which to use.
 fn one_a_family<T>(
     key: &str,
     all: &[Located<T>],
-    of: impl Fn(&T) -> AddressRange,
+    of: impl Fn(&T) -> Option<AddressRange>,
     sink: &mut Sink,
 ) -> bool {
     for family in Family::ALL {
-        let mut same = all.iter().filter(|one| of(&one.value).family == family);
+        let is_here = |one: &&Located<T>| of(&one.value).is_some_and(|it| it.family == family);
+        let mut same = all.iter().filter(is_here);
         if let (Some(first), Some(second)) = (same.next(), same.next()) {
             let message = format!("`{key}` has two {family} addresses");
             sink.report(

@@ -49,7 +49,9 @@ impl Entry<'_> {
             return;
         }
         match &self.entry.translation {
-            PlannedTranslation::Masquerade | PlannedTranslation::Snat(_) => {
+            PlannedTranslation::Masquerade { .. }
+            | PlannedTranslation::Snat(_)
+            | PlannedTranslation::Untranslated(NatSide::Source) => {
                 self.sources_known(sink);
                 if sink.errors() == errors {
                     self.sources_exist(sink);
@@ -59,7 +61,9 @@ impl Entry<'_> {
                 hairpin: Some(beside),
                 ..
             } => self.hairpin(beside, sink),
-            PlannedTranslation::Dnat { .. } | PlannedTranslation::Redirect { .. } => {}
+            PlannedTranslation::Dnat { .. }
+            | PlannedTranslation::Redirect { .. }
+            | PlannedTranslation::Untranslated(NatSide::Destination) => {}
             PlannedTranslation::Netmap { side, to } => {
                 if *side == NatSide::Source && self.entry.packets.source.is_none() {
                     self.sources_known(sink);
@@ -70,6 +74,7 @@ impl Entry<'_> {
             }
         }
         self.ports(sink);
+        self.choices(sink);
         self.backends_in_place(sink);
     }
 
@@ -78,8 +83,9 @@ impl Entry<'_> {
     fn is_source(&self) -> bool {
         matches!(
             self.entry.translation,
-            PlannedTranslation::Masquerade
+            PlannedTranslation::Masquerade { .. }
                 | PlannedTranslation::Snat(_)
+                | PlannedTranslation::Untranslated(NatSide::Source)
                 | PlannedTranslation::Netmap {
                     side: NatSide::Source,
                     ..
@@ -123,6 +129,15 @@ impl Entry<'_> {
                     .help("leave `to` out; for another host use `dnat`"),
             );
         }
+        if self.entry.translation == PlannedTranslation::Untranslated(NatSide::Destination)
+            && let Some(span) = span_of(&packets.to, &written.to, &|_| true)
+        {
+            let message =
+                "destinations are translated before routing, when the outgoing device is not known";
+            sink.report(Diagnostic::error(Code::Conflict, span, message).help(
+                "leave `to` out; `destination` matches the addresses that the packets are sent to",
+            ));
+        }
         if let PlannedTranslation::Dnat { hairpin, .. } = &self.entry.translation
             && hairpin.is_some()
             && let Some(span) = span_of(&packets.to, &written.to, &host)
@@ -164,8 +179,95 @@ impl Entry<'_> {
         if let [only] = own[..] {
             packets.scope.get_or_insert(Scope::Only(only));
         }
-        Checked::with_pairs(self.plan, &packets, written, pairs)
-            .negation_one_family(self.plan, sink);
+        let checked = Checked::with_pairs(self.plan, &packets, written, pairs);
+        checked.negation_one_family(self.plan, sink);
+        checked.tcp_flags(sink);
+        checked.ipset_scope(sink);
+        match self.is_source() {
+            true => self.keys_of_leaving(sink),
+            false => {
+                checked.mac_from_host(sink);
+                checked.user_not_from_host(sink);
+                self.hairpin_of_user(sink);
+            }
+        }
+    }
+
+    /// Reports keys that POSTROUTING does not match, and users of other hosts.
+    fn keys_of_leaving(&self, sink: &mut Sink) {
+        let written = &self.written.packets;
+        if let Some(mac) = &written.mac {
+            let message =
+                "`mac` is not known when a packet leaves, which is where sources are translated";
+            sink.report(
+                Diagnostic::error(Code::Conflict, mac.span, message)
+                    .help("match addresses in `source`, or set a mark in a [[mangle]] entry with `mac` and match that with `mark`"),
+            );
+        }
+        let from = written.from.iter().flatten();
+        let mut others = from.filter(|name| name.value != "any");
+        let Some(other) = others.next() else {
+            return;
+        };
+        for (key, account) in [("user", &written.user), ("group", &written.group)] {
+            if let Some(account) = account {
+                let message = format!("`{key}` is known only for this host's own packets");
+                sink.report(
+                    Diagnostic::error(Code::UserNotFromHost, account.span, message)
+                        .also(other.span, "matches packets of other hosts")
+                        .help("leave `from` out"),
+                );
+            }
+        }
+    }
+
+    /// Reports a hairpin of packets that only this host sends.
+    fn hairpin_of_user(&self, sink: &mut Sink) {
+        let policy::PolicyTranslation::Dnat {
+            hairpin: Some(hairpin),
+            ..
+        } = self.translation
+        else {
+            return;
+        };
+        let written = &self.written.packets;
+        for (key, account) in [("user", &written.user), ("group", &written.group)] {
+            if let Some(account) = account.as_ref().filter(|_| hairpin.value) {
+                let message = format!(
+                    "`hairpin` is for hosts beside a backend, but `{key}` matches this host's own packets only"
+                );
+                sink.report(
+                    Diagnostic::error(Code::Conflict, hairpin.span, message)
+                        .also(account.span, "matches no packet of another host")
+                        .help("leave `hairpin` out, or write an entry of its own for those hosts"),
+                );
+            }
+        }
+    }
+
+    /// Reports `persistent` on entries whose backends take turns.
+    fn choices(&self, sink: &mut Sink) {
+        let PlannedTranslation::Dnat { backends, .. } = &self.entry.translation else {
+            return;
+        };
+        let Some(persistent) = self.written.persistent.as_ref().filter(|it| it.value) else {
+            return;
+        };
+        let several = |family: Family| {
+            let here = backends.iter().filter(|end| end.addresses.family == family);
+            here.count() > 1
+        };
+        if Family::ALL.into_iter().any(several) {
+            sink.report(
+                Diagnostic::error(
+                    Code::Conflict,
+                    persistent.span,
+                    "`persistent` does not apply to backends that take turns",
+                )
+                .with_note("each new connection goes to the next backend, whoever opens it")
+                .help("write the backends as one range: \"10.8.0.5-10.8.0.7\""),
+            );
+        }
     }
 
     /// Returns the families that the entry translates in: masquerade is IPv4 unless `scope` says otherwise, the other
@@ -174,12 +276,12 @@ impl Entry<'_> {
         let scope = self.entry.packets.scope;
         let ends = |ends: &[NatEnd], family| ends.iter().any(|end| end.addresses.family == family);
         let has = |family: &Family| match &self.entry.translation {
-            PlannedTranslation::Masquerade => {
+            PlannedTranslation::Masquerade { .. } => {
                 scope.map_or(*family == Family::V4, |s| s.has(*family))
             }
             PlannedTranslation::Snat(to) => ends(to, *family),
             PlannedTranslation::Dnat { backends, .. } => ends(backends, *family),
-            PlannedTranslation::Redirect { .. } => true,
+            PlannedTranslation::Redirect { .. } | PlannedTranslation::Untranslated(_) => true,
             PlannedTranslation::Netmap { to, .. } => to.iter().any(|to| to.family == *family),
         };
         Family::ALL.into_iter().filter(has).collect()
@@ -198,8 +300,8 @@ impl Entry<'_> {
         use policy::PolicyTranslation as Written;
         let of = |key: &'static str, span: Option<Span>| (span.unwrap_or(self.written.span), key);
         match self.translation {
-            Written::Masquerade => of("type", None),
-            Written::Snat(ends) => of("to-source", ends.first().map(|end| end.span)),
+            Written::Masquerade { .. } | Written::NoSnat | Written::NoDnat => of("type", None),
+            Written::Snat { ends, .. } => of("to-source", ends.first().map(|end| end.span)),
             Written::Dnat { backends, .. } => {
                 of("to-destination", backends.first().map(|end| end.span))
             }
@@ -433,17 +535,25 @@ impl Entry<'_> {
     /// its like.
     fn ports(&self, sink: &mut Sink) {
         use policy::PolicyTranslation as Written;
-        let ends = |ends: &[Located<NatEnd>]| {
+        let ends = |ends: &[Located<policy::PolicyNatEnd>]| {
             let ports = ends.iter();
             let ports = ports.filter_map(|end| Some((end.value.ports?, end.span)));
             ports.collect::<Vec<_>>()
         };
-        let ports = match self.translation {
-            Written::Snat(to) => ends(to),
-            Written::Dnat { backends, .. } => ends(backends),
+        let (_, target) = self.target();
+        let (key, ports) = match self.translation {
+            Written::Masquerade { ports: Some(ports) }
+            | Written::Snat {
+                ports: Some(ports), ..
+            } => ("ports", vec![(ports.value, ports.span)]),
+            Written::Snat {
+                ends: to,
+                ports: None,
+            } => (target, ends(to)),
+            Written::Dnat { backends, .. } => (target, ends(backends)),
             Written::Redirect { port, .. } => {
                 let (first, last) = (port.value, port.value);
-                vec![(PortRange { first, last }, port.span)]
+                (target, vec![(PortRange { first, last }, port.span)])
             }
             _ => return,
         };
@@ -453,10 +563,11 @@ impl Entry<'_> {
         let parts = self.entry.packets.service.as_deref().unwrap_or_default();
         let bad = parts.iter().find(|part| !has_new_ports(part));
         if parts.is_empty() || bad.is_some() {
-            let (_, key) = self.target();
-            let message = match self.written.packets.service {
-                None => format!("`{key}` has a port, but the entry has no `service`"),
-                Some(_) => format!("`{key}` has a port, but not all of `service` has ports"),
+            let message = match (self.written.packets.service.is_some(), key) {
+                (false, "ports") => "`ports` needs a `service` with ports".to_owned(),
+                (true, "ports") => "`ports`, but not all of `service` have ports".to_owned(),
+                (false, _) => format!("`{key}` has a port, but the entry has no `service`"),
+                (true, _) => format!("`{key}` has a port, but not all of `service` has ports"),
             };
             let diagnostic = Diagnostic::error(Code::NatPortWithoutService, *span, message);
             let service = self.written.packets.service.as_ref();
@@ -469,7 +580,10 @@ impl Entry<'_> {
             ));
             return;
         }
-        if let Written::Dnat { .. } = self.translation {
+        // A random port of the range is not counted from the first one.
+        if let Written::Dnat { .. } = self.translation
+            && !self.entry.random
+        {
             for (ports, span) in ports.iter().filter(|(ports, _)| ports.first < ports.last) {
                 self.range_for_range(*ports, *span, parts, sink);
             }
@@ -526,14 +640,23 @@ impl Entry<'_> {
 
     /// Reports a backend outside the networks of `to`: the filter table would accept nothing of the entry.
     fn backends_in_place(&self, sink: &mut Sink) {
-        let (Some(to), policy::PolicyTranslation::Dnat { backends, .. }) =
-            (&self.entry.packets.to, self.translation)
+        let (
+            Some(to),
+            policy::PolicyTranslation::Dnat {
+                backends: written, ..
+            },
+            PlannedTranslation::Dnat { backends, .. },
+        ) = (
+            &self.entry.packets.to,
+            self.translation,
+            &self.entry.translation,
+        )
         else {
             return;
         };
         let members = || to.iter().flat_map(|place| self.plan.members(*place));
         for backend in backends {
-            let addresses = backend.value.addresses;
+            let addresses = backend.addresses;
             let own = IntervalSet::from_intervals([(addresses.first, addresses.last)]);
             let fits = members().any(|member| {
                 member.networks.is_none_or(|networks| {
@@ -544,7 +667,12 @@ impl Entry<'_> {
             if !fits {
                 let message = format!("`{addresses}` is outside the networks of `to`");
                 let name = self.written.packets.to.iter().flatten().next();
-                let diagnostic = Diagnostic::error(Code::MatchesNothing, backend.span, message);
+                // A backend of a group has no place of its own in the entry.
+                let literal = policy::PolicyNatAddress::Literal(addresses);
+                let mut written = written.iter();
+                let place = written.find(|end| end.value.address == literal);
+                let place = place.map_or(self.target().0, |end| end.span);
+                let diagnostic = Diagnostic::error(Code::MatchesNothing, place, message);
                 let diagnostic = match name {
                     Some(name) => diagnostic.also(name.span, "does not have the address"),
                     None => diagnostic,

@@ -9,7 +9,7 @@ use crate::iptables::TableName;
 use crate::lints::shadowed;
 use crate::net::{Hook, State};
 use crate::policy::NatChain;
-use crate::resolve::{Endpoint, Ownership, Plan};
+use crate::resolve::{Endpoint, Ownership, Plan, PlannedTranslation};
 use crate::verify::spec::Spec;
 use crate::verify::spec::nat;
 
@@ -79,7 +79,10 @@ pub(super) fn check(plan: &Plan, space: &Space, spec: &Spec) -> Result<DeniedEnt
             .filter(|(verdict, _)| !matches!(verdict, Some(Verdict::Drop | Verdict::Reject(_))));
         let passes = space.any(passing.map(|(_, set)| set))?;
         let new = space.and(space.as_state(State::New)?, space.valid(hook.into())?)?;
-        for index in 0..plan.nat.len() {
+        for (index, entry) in plan.nat.iter().enumerate() {
+            if let PlannedTranslation::Untranslated(_) = entry.translation {
+                continue;
+            }
             let mut packets = nat::translated_in(plan, space, index, hook)?;
             if hook == Hook::Forward || (hook == Hook::Output && is_of_anyone(plan, index)) {
                 packets = space.or(packets, leaving(spec, space, index)?)?;

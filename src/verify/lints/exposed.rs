@@ -47,8 +47,9 @@ fn hook_of(nat: &PlannedNat) -> Option<Hook> {
     match &nat.translation {
         PlannedTranslation::Dnat { .. } => Some(Hook::Forward),
         PlannedTranslation::Redirect { .. } => Some(Hook::Input),
-        PlannedTranslation::Masquerade
+        PlannedTranslation::Masquerade { .. }
         | PlannedTranslation::Snat(_)
+        | PlannedTranslation::Untranslated(_)
         | PlannedTranslation::Netmap { .. } => None,
     }
 }

@@ -122,7 +122,7 @@ impl Matching<'_> {
     }
 
     /// Returns the packets of `places` (those that fit `from` and `to`) that fit the other keys of a rule.
-    fn keys(&self, rule: &PlannedRule, places: Set) -> Result<Set, GaveUp> {
+    pub fn keys(&self, rule: &PlannedRule, places: Set) -> Result<Set, GaveUp> {
         let Keys {
             service,
             state,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use fwc::internals::resolve::{Members, Plan};
-use fwc::internals::verify::new_end;
+use fwc::internals::verify::{TranslationEnd, new_end};
 use fwc::iptables::{
     self, Match, NatKind, NatTarget, NoWalk, RuleId, Ruleset, TableName, Target,
     UndecidedCondition, Unknowns, WalkTrace,
@@ -292,7 +292,7 @@ impl Judge<'_> {
             }
             _ => None,
         };
-        said.map(|end| (end.address, end.ports)) != made
+        said.map(TranslationEnd::from) != made
     }
 }
 
@@ -362,6 +362,7 @@ impl Unknowns for Answers<'_, '_> {
                 let offset = packet.destination_port?.checked_sub(base)?;
                 ports.first.checked_add(offset)
             }
+            None if nat.random && ports.first < ports.last => None,
             None => kept((ports.first, ports.last), packet),
         }
     }

@@ -349,3 +349,146 @@ to = "wan"
     ])?;
     Ok(wrong)
 }
+
+/// A group stands for its address of each family; a random port is any of the range.
+pub(super) fn of_a_group(net: &Network, backend: Backend) -> Result<String, String> {
+    let (world, first) = (&net.world, &net.first);
+    net.load(
+        backend,
+        r#"
+[addresses]
+web = ["10.1.0.5", "2001:db8:1::5"]
+[[nat]]
+type = "dnat"
+from = "wan"
+to = "lan"
+service = "https"
+to-destination = "web:8443"
+persistent = true
+[[nat]]
+type = "dnat"
+from = "wan"
+to = "lan"
+service = "http"
+to-destination = "web:8080-8082"
+random = true
+"#,
+    )?;
+    let mut wrong = call(&[
+        (
+            world,
+            "192.0.2.1:443",
+            first,
+            "10.1.0.5:8443",
+            Some("192.0.2.9"),
+        ),
+        (
+            world,
+            "[2001:db8::1]:443",
+            first,
+            "[2001:db8:1::5]:8443",
+            Some("2001:db8::9"),
+        ),
+    ])?;
+    for (called, inside) in [
+        ("192.0.2.1:80", "10.1.0.5"),
+        ("[2001:db8::1]:80", "[2001:db8:1::5]"),
+    ] {
+        let servers: Result<Vec<_>, String> = (8080..=8082)
+            .map(|port| Listener::new(first, address(&format!("{inside}:{port}"))?))
+            .collect();
+        let servers = servers?;
+        for _ in 0..4 {
+            if let Err(reply) = connect_to_one(world, address(called)?, &servers)? {
+                let _ = writeln!(wrong, "{called}: {reply}");
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+/// Only packets with the mark, the user, the MAC address or the flags of an entry are translated. What was translated is
+/// accepted without them: a reply has none.
+pub(super) fn more_keys(net: &Network, backend: Backend) -> Result<String, String> {
+    let (router, world, first, second) = (&net.router, &net.world, &net.first, &net.second);
+    second.ip(["link set eth0 address 02:00:5e:10:00:06"])?;
+    second.ip([
+        "route replace default via 10.1.0.1",
+        "route replace ::/0 via 2001:db8:1::1",
+    ])?;
+    net.load(
+        backend,
+        r#"
+[[mangle]]
+type = "mark"
+from = "wan"
+service = "8443/tcp"
+set = "0x10/0x10"
+[[nat]]
+type = "dnat"
+from = "wan"
+to = "lan"
+mark = "0x10/0x10"
+tcp-flags = "syn/syn,ack"
+service = ["8443/tcp", "8080/tcp"]
+to-destination = ["10.1.0.5:443", "[2001:db8:1::5]:443"]
+[[nat]]
+type = "redirect"
+from = "host"
+user = 0
+service = "http"
+destination = ["0.0.0.0/0", "::/0"]
+to-port = 3128
+[[nat]]
+type = "redirect"
+from = "host"
+group = 77
+service = "https"
+destination = ["0.0.0.0/0", "::/0"]
+to-port = 3129
+[[nat]]
+type = "redirect"
+from = "lan"
+mac = "02:00:5e:10:00:06"
+service = "http"
+destination = ["0.0.0.0/0", "::/0"]
+to-port = 3128
+[[nat]]
+type = "masquerade"
+to = "wan"
+service = "https"
+user = 0
+[[rules]]
+from = "lan"
+to = "wan"
+"#,
+    )?;
+    let [app4, app6] = ["10.1.0.5:443", "[2001:db8:1::5]:443"];
+    let [web4, web6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    let [other4, other6] = ["192.0.2.9:443", "[2001:db8::9]:443"];
+    call(&[
+        (world, "192.0.2.1:8443", first, app4, Some("192.0.2.9")),
+        (
+            world,
+            "[2001:db8::1]:8443",
+            first,
+            app6,
+            Some("2001:db8::9"),
+        ),
+        // Without the mark.
+        (world, "192.0.2.1:8080", first, app4, None),
+        (world, "[2001:db8::1]:8080", first, app6, None),
+        (router, web4, router, "0.0.0.0:3128", Some("192.0.2.1")),
+        (router, web6, router, "[::]:3128", Some("2001:db8::1")),
+        // Of another group.
+        (router, other4, world, other4, Some("192.0.2.1")),
+        (router, other6, world, other6, Some("2001:db8::1")),
+        (second, web4, router, "0.0.0.0:3128", Some("10.1.0.6")),
+        (second, web6, router, "[::]:3128", Some("2001:db8:1::6")),
+        // From another MAC address.
+        (first, web4, world, web4, Some("10.1.0.5")),
+        (first, web6, world, web6, Some("2001:db8:1::5")),
+        // Only what this host sends.
+        (first, other4, world, other4, Some("10.1.0.5")),
+    ])
+}

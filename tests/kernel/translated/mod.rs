@@ -17,7 +17,7 @@ use crate::support::tools::Backend;
 /// One test for each subject and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(&Network, Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 14] = [
+    let tests: [(&str, Body); 18] = [
         ("masquerade", sources::masquerade),
         ("snat", sources::snat),
         ("dnat", destinations::dnat),
@@ -35,6 +35,10 @@ pub fn all() -> Vec<Trial> {
         ("kept", destinations::kept),
         ("redirect", destinations::redirect),
         ("netmap", sources::netmap),
+        ("untranslated", sources::untranslated),
+        ("source-ports", sources::source_ports),
+        ("of-a-group", destinations::of_a_group),
+        ("more-keys", destinations::more_keys),
     ];
     let tests = tests.map(|(name, body)| {
         let in_a_network = move |backend: Backend| body(&Network::new()?, backend);

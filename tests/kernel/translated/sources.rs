@@ -272,3 +272,106 @@ destination = ["10.1.0.6", "2001:db8:1::6"]
         (world, "10.77.0.5:80", first, "10.1.0.5:80", None),
     ])
 }
+
+/// What an entry in front exempts keeps its address, on its side only: the other side is still translated.
+pub(super) fn untranslated(net: &Network, backend: Backend) -> Result<String, String> {
+    let (router, world, first, second) = (&net.router, &net.world, &net.first, &net.second);
+    world.ip([
+        "addr add 192.0.2.8/24 dev eth0",
+        "addr add 2001:db8::8/64 dev eth0 nodad",
+    ])?;
+    net.load(
+        backend,
+        r#"
+[[nat]]
+type = "no-snat"
+to = "wan"
+destination = ["192.0.2.8", "2001:db8::8"]
+[[nat]]
+type = "masquerade"
+scope = "dual"
+from = "lan"
+to = "wan"
+[[nat]]
+type = "no-dnat"
+from = "lan"
+source = ["10.1.0.6", "2001:db8:1::6"]
+service = "http"
+[[nat]]
+type = "redirect"
+from = "lan"
+service = "http"
+destination = ["0.0.0.0/0", "::/0"]
+to-port = 3128
+[[rules]]
+from = "lan"
+to = "wan"
+"#,
+    )?;
+    let [v4, v6] = ["192.0.2.9:443", "[2001:db8::9]:443"];
+    let [other4, other6] = ["192.0.2.8:443", "[2001:db8::8]:443"];
+    let [web4, web6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    call(&[
+        (first, v4, world, v4, Some("192.0.2.1")),
+        (first, v6, world, v6, Some("2001:db8::1")),
+        (first, other4, world, other4, Some("10.1.0.5")),
+        (first, other6, world, other6, Some("2001:db8:1::5")),
+        (first, web4, router, "0.0.0.0:3128", Some("10.1.0.5")),
+        (first, web6, router, "[::]:3128", Some("2001:db8:1::5")),
+        (second, web4, world, web4, Some("192.0.2.1")),
+        (second, web6, world, web6, Some("2001:db8::1")),
+    ])
+}
+
+/// The new source port is one of those that the entry names, chosen at random or not.
+pub(super) fn source_ports(net: &Network, backend: Backend) -> Result<String, String> {
+    let (world, first, second) = (&net.world, &net.first, &net.second);
+    world.ip([
+        "route add 203.0.113.0/24 via 192.0.2.1",
+        "route add 2001:db8:77::/64 via 2001:db8::1",
+    ])?;
+    net.load(
+        backend,
+        r#"
+[addresses]
+outside = ["203.0.113.5", "2001:db8:77::5"]
+[[nat]]
+type = "snat"
+source = ["10.1.0.6", "2001:db8:1::6"]
+to = "wan"
+service = ["1-65535/tcp", "1-65535/udp"]
+to-source = "outside"
+ports = "50000-50999"
+random = true
+persistent = true
+[[nat]]
+type = "masquerade"
+scope = "dual"
+from = "lan"
+to = "wan"
+service = "1-65535/tcp"
+ports = "40000-40999"
+random = true
+[[rules]]
+from = "lan"
+to = "wan"
+"#,
+    )?;
+    let [v4, v6] = ["192.0.2.9:80", "[2001:db8::9]:80"];
+    let mut wrong = String::new();
+    for (client, called, wanted, ports) in [
+        (first, v4, "192.0.2.1", 40000..=40999),
+        (first, v6, "2001:db8::1", 40000..=40999),
+        (second, v4, "203.0.113.5", 50000..=50999),
+        (second, v6, "2001:db8:77::5", 50000..=50999),
+    ] {
+        let servers = [Listener::new(world, address(called)?)?];
+        let connected = connect_to_one(client, address(called)?, &servers)?;
+        let (connection, _) = connected.map_err(|reply| reply.to_string())?;
+        let seen = connection.seen()?;
+        if seen.ip().to_string() != wanted || !ports.contains(&seen.port()) {
+            let _ = writeln!(wrong, "{called} saw {seen}, wanted {wanted} and {ports:?}");
+        }
+    }
+    Ok(wrong)
+}

@@ -180,6 +180,8 @@ struct Entry<'a> {
     index: usize,
     packets: &'a PlannedRule,
     translation: &'a resolve::PlannedTranslation,
+    random: bool,
+    persistent: bool,
     matching: Matching<'a>,
 }
 
@@ -197,6 +199,8 @@ impl<'a> Entry<'a> {
         let PlannedNat {
             packets,
             translation,
+            random,
+            persistent,
         } = nat;
         Self {
             space,
@@ -204,6 +208,8 @@ impl<'a> Entry<'a> {
             index,
             packets,
             translation,
+            random: *random,
+            persistent: *persistent,
             matching: Matching { plan, space, hook },
         }
     }
@@ -218,7 +224,7 @@ impl<'a> Entry<'a> {
         let has = |range: &AddressRange| range.family == family;
         let by_addresses = match self.translation {
             // IPv4 only, unless the entry has a `scope`.
-            resolve::PlannedTranslation::Masquerade => {
+            resolve::PlannedTranslation::Masquerade { .. } => {
                 family == Family::V4 || self.packets.scope.is_some()
             }
             resolve::PlannedTranslation::Snat(ends)
@@ -226,7 +232,8 @@ impl<'a> Entry<'a> {
                 ends.iter().any(|end| has(&end.addresses))
             }
             resolve::PlannedTranslation::Netmap { to, .. } => to.iter().any(has),
-            resolve::PlannedTranslation::Redirect { .. } => true,
+            resolve::PlannedTranslation::Redirect { .. }
+            | resolve::PlannedTranslation::Untranslated(_) => true,
         };
         self.packets.enabled && in_scope(self.packets, family) && by_addresses
     }
@@ -241,8 +248,9 @@ impl<'a> Entry<'a> {
         let space = self.space;
         let sources = matches!(
             self.translation,
-            resolve::PlannedTranslation::Masquerade
+            resolve::PlannedTranslation::Masquerade { .. }
                 | resolve::PlannedTranslation::Snat(_)
+                | resolve::PlannedTranslation::Untranslated(NatSide::Source)
                 | resolve::PlannedTranslation::Netmap {
                     side: NatSide::Source,
                     ..
@@ -259,15 +267,18 @@ impl<'a> Entry<'a> {
             return Ok(space.none());
         }
         if sources {
-            let leaving = space.and(self.leaves()?, self.services()?)?;
+            let leaving = self.matching.keys(self.packets, self.leaves()?)?;
             steps.push(RuleStep::verdict(leaving, self.new_source()));
             return Ok(leaving);
         }
-        let arriving = space.and(self.arrives(chain)?, self.services()?)?;
+        let arriving = self.matching.keys(self.packets, self.arrives(chain)?)?;
         match self.translation {
             resolve::PlannedTranslation::Redirect { port, .. } => {
-                let target = redirect(*port);
+                let target = self.redirect(*port);
                 steps.push(RuleStep::verdict(arriving, target));
+            }
+            resolve::PlannedTranslation::Untranslated(_) => {
+                steps.push(RuleStep::verdict(arriving, Verdict::Accept));
             }
             resolve::PlannedTranslation::Netmap { to, .. } => {
                 steps.push(RuleStep::verdict(arriving, self.netmap(to)));
@@ -355,7 +366,8 @@ impl<'a> Entry<'a> {
         let mut classes = Vec::new();
         for (protocol, ports) in protocols {
             let of_protocol = space.protocol(protocol)?;
-            if !has_range {
+            // A random port does not depend on the old one, so the ranges of the service do not matter.
+            if !has_range || self.random {
                 classes.push(Class {
                     protocol: Some(protocol),
                     first_port: None,
@@ -397,10 +409,21 @@ impl<'a> Entry<'a> {
                         last: ports.last,
                     });
                 }
+                (nat.random_fully, nat.persistent) = (self.random, self.persistent);
                 verdict(nat)
             }
             resolve::PlannedTranslation::Netmap { to, .. } => self.netmap(to),
-            _ => masquerade(),
+            resolve::PlannedTranslation::Masquerade { ports } => {
+                let mut nat = iptables::NatTarget::new(NatKind::Masquerade);
+                nat.ports = ports.map(|ports| iptables::PortMatch {
+                    first: ports.first,
+                    last: ports.last,
+                });
+                nat.random_fully = self.random;
+                verdict(nat)
+            }
+            // The packets leave the table as they are.
+            _ => Verdict::Accept,
         }
     }
 
@@ -413,6 +436,17 @@ impl<'a> Entry<'a> {
             // A range that begins with the original first port keeps each port, so it needs no base port.
             nat.base_port = first_port.filter(|port| first < last && *port != first);
         }
+        (nat.random, nat.persistent) = (self.random, self.persistent);
+        verdict(nat)
+    }
+
+    fn redirect(&self, port: u16) -> Verdict {
+        let mut nat = iptables::NatTarget::new(NatKind::Redirect);
+        nat.ports = Some(iptables::PortMatch {
+            first: port,
+            last: port,
+        });
+        nat.random = self.random;
         verdict(nat)
     }
 
@@ -428,17 +462,9 @@ fn verdict(nat: iptables::NatTarget) -> Verdict {
     Verdict::Nat(Translation::of(&nat))
 }
 
+/// Returns the translation of a hairpin connection.
 fn masquerade() -> Verdict {
     verdict(iptables::NatTarget::new(NatKind::Masquerade))
-}
-
-fn redirect(port: u16) -> Verdict {
-    let mut nat = iptables::NatTarget::new(NatKind::Redirect);
-    nat.ports = Some(iptables::PortMatch {
-        first: port,
-        last: port,
-    });
-    verdict(nat)
 }
 
 fn both_ends(range: &AddressRange) -> (IpAddr, IpAddr) {

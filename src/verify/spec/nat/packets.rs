@@ -42,14 +42,14 @@ impl<'a> Entry<'a> {
         self.space.any(sets.collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// Returns the packets whose destination this entry translates, for any service.
+    /// Returns the packets whose destination this entry translates, if they fit its other keys.
     pub(super) fn arrives(&self, chain: NatChain) -> Result<Set, GaveUp> {
         let space = self.space;
-        let is_mapped = matches!(self.translation, resolve::PlannedTranslation::Netmap { .. });
-        let asked = match &self.packets.destination {
-            Some(destination) => self.matching.meant(destination, PacketEnd::To)?,
-            None if is_mapped => space.none(),
-            None => Condition::ToThisHost.set(space)?,
+        let asked = match (&self.packets.destination, self.translation) {
+            (Some(destination), _) => self.matching.meant(destination, PacketEnd::To)?,
+            (None, resolve::PlannedTranslation::Netmap { .. }) => space.none(),
+            (None, resolve::PlannedTranslation::Untranslated(_)) => space.all(),
+            (None, _) => Condition::ToThisHost.set(space)?,
         };
         let by_place = match chain {
             NatChain::Output if self.from().contains(&Endpoint::Host) => space.all(),
@@ -73,7 +73,7 @@ impl<'a> Entry<'a> {
         space.and(arriving, self.asked_source()?)
     }
 
-    /// Returns the packets whose source this entry translates, for any service.
+    /// Returns the packets whose source this entry translates, if they fit its other keys.
     pub(super) fn leaves(&self) -> Result<Set, GaveUp> {
         let space = self.space;
         let mut keys = vec![
@@ -146,8 +146,9 @@ impl<'a> Entry<'a> {
         match *self.translation {
             resolve::PlannedTranslation::Dnat { accept, .. }
             | resolve::PlannedTranslation::Redirect { accept, .. } => accept,
-            resolve::PlannedTranslation::Masquerade
+            resolve::PlannedTranslation::Masquerade { .. }
             | resolve::PlannedTranslation::Snat(_)
+            | resolve::PlannedTranslation::Untranslated(_)
             | resolve::PlannedTranslation::Netmap { .. } => false,
         }
     }
