@@ -28,19 +28,26 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<GroupContext> {
         if !is_on(packets, family) {
             continue;
         }
+        let origin = LineOrigin::Raw(index).mark();
+        if *treatment == Treatment::Drop {
+            let lines = drops(plan, packets, chain, family, &origin);
+            if !lines.is_empty() {
+                groups.push(GroupContext::of_written(packets, index, lines));
+            }
+            continue;
+        }
         let (helper, rules) = match treatment {
             Treatment::NoTrack { .. } => (None, vec![packets.clone(), reversed(packets).0]),
             Treatment::Helper(helper) if helper.exists(family) => {
                 (Some(helper.name().to_owned()), vec![packets.clone()])
             }
-            Treatment::Helper(_) => continue,
+            Treatment::Helper(_) | Treatment::Drop => continue,
         };
         let change = ChangeContext {
             target: "CT",
             helper,
             ..ChangeContext::default()
         };
-        let origin = LineOrigin::Raw(index).mark();
         let is_helper = matches!(treatment, Treatment::Helper(_));
         let lines: Vec<_> = rules
             .iter()
@@ -56,6 +63,46 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<GroupContext> {
         }
     }
     groups
+}
+
+/// Returns the lines that drop the packets of a rule: all that arrive by `from`, wherever they go, or that this host sends.
+pub fn drops(
+    plan: &Plan,
+    rule: &PlannedRule,
+    chain: &str,
+    family: Family,
+    origin: &str,
+) -> Vec<LineContext> {
+    let paths = match chain {
+        "OUTPUT" => hooks::paths(plan, rule, Hook::Output, family),
+        _ => hooks::paths_in(plan, rule, family),
+    };
+    // `loopback` accepts what is on lo. The checks refuse interfaces that have it.
+    let hook = match chain {
+        "OUTPUT" => Hook::Output,
+        _ => Hook::Input,
+    };
+    let not_lo = || {
+        plan.defaults[family].loopback[hook].then(|| NegatableContext {
+            not: "! ",
+            value: "lo".to_owned(),
+        })
+    };
+    let lines = paths
+        .iter()
+        .flat_map(|path| rules::packets(plan, rule, path, family, origin));
+    lines
+        .map(|mut line| {
+            match chain {
+                "OUTPUT" => line.out_device = line.out_device.or_else(not_lo),
+                _ => line.in_device = line.in_device.or_else(not_lo),
+            }
+            LineContext {
+                target: "DROP".to_owned(),
+                ..line
+            }
+        })
+        .collect()
 }
 
 fn is_on(rule: &PlannedRule, family: Family) -> bool {
@@ -173,7 +220,7 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
         .enumerate()
         .filter(|(_, entry)| match entry.treatment {
             Treatment::NoTrack { answers } => answers || hook != Hook::Input,
-            Treatment::Helper(_) => false,
+            Treatment::Helper(_) | Treatment::Drop => false,
         })
         .filter(|(_, entry)| is_on(&entry.packets, family))
         .filter(|(_, entry)| !hooks::paths(plan, &entry.packets, asked, family).is_empty())

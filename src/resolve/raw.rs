@@ -5,6 +5,7 @@ use super::check::Checked;
 use super::plan::{Defaults, Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart};
 use super::well_formed::Sound;
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::net::Hook;
 use crate::policy::{self, Helper, Policy, Treatment};
 
 /// Resolves every entry. Also returns for each whether it can be checked.
@@ -33,6 +34,7 @@ pub fn resolve(
         let kind = match &treatment.value {
             Treatment::NoTrack { .. } => "notrack",
             Treatment::Helper(helper) => helper.name(),
+            Treatment::Drop => "drop",
         };
         packets.label = match &written.name {
             Some(name) => format!("raw \"{}\"", name.value),
@@ -43,10 +45,16 @@ pub fn resolve(
         };
         let from = packets.from.get_or_insert_with(|| vec![Endpoint::Any]);
         let only_host = from.iter().all(|place| *place == Endpoint::Host);
-        packets.to.get_or_insert_with(|| match only_host {
-            true => vec![Endpoint::Any],
-            false => vec![Endpoint::Host],
-        });
+        let is_drop = treatment.value == Treatment::Drop;
+        packets
+            .to
+            .get_or_insert_with(|| match only_host || is_drop {
+                true => vec![Endpoint::Any],
+                false => vec![Endpoint::Host],
+            });
+        if is_drop {
+            packets.action = RuleAction::Drop;
+        }
         let complete = written.complete && sink.errors() == errors;
         entries.0.push(PlannedRaw {
             packets,
@@ -121,6 +129,65 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
                 questions(entry, written, *answers, sink);
             }
             Treatment::Helper(helper) => protocols(entry, written, helper, sink),
+            Treatment::Drop => {
+                checked.drops_everything(sink);
+                drops(plan, entry, written, sink);
+            }
+        }
+    }
+}
+
+/// Reports `to` of arriving packets, and devices on which `loopback` accepts everything.
+fn drops(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &mut Sink) {
+    let from = entry.packets.from.iter().flatten();
+    let arriving = from.clone().any(|place| *place != Endpoint::Host);
+    let to = written.packets.to.iter().flatten().next();
+    if let Some(to) = to.filter(|_| arriving) {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                to.span,
+                "arriving packets are dropped before routing, when the outgoing device is not known",
+            )
+            .help("leave `to` out, and name addresses in `destination`; `to` is for `from = \"host\"`")
+            .help("to drop what goes to an interface, write a rule with `action = \"drop\"` and `stage = \"early\"`"),
+        );
+        return;
+    }
+    on_loopback(plan, &entry.packets, &written.packets, sink);
+}
+
+/// Reports interfaces with the device lo in an entry that drops while `loopback` accepts everything there.
+pub fn on_loopback(
+    plan: &Plan,
+    packets: &PlannedRule,
+    written: &policy::PolicyRule,
+    sink: &mut Sink,
+) {
+    let keeps = |hook: Hook| {
+        let mut families = plan.defaults.of.iter();
+        families.any(|(_, defaults)| defaults.loopback[hook])
+    };
+    let sides = [
+        (&packets.from, &written.from, keeps(Hook::Input)),
+        (&packets.to, &written.to, keeps(Hook::Output)),
+    ];
+    for (places, names, keeps_loopback) in sides {
+        for (place, name) in places.iter().flatten().zip(names.iter().flatten()) {
+            let members = plan.members(*place).into_iter();
+            let mut devices = members
+                .filter_map(|member| member.interface)
+                .flat_map(|index| &plan.interfaces[index].devices);
+            if keeps_loopback && devices.any(|device| device.matches("lo")) {
+                let message = format!(
+                    "`{}` has the device lo, on which `loopback` accepts everything",
+                    name.value
+                );
+                sink.report(
+                    Diagnostic::error(Code::Conflict, name.span, message)
+                        .help("name other devices, or write `loopback = false` under [defaults]"),
+                );
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use super::translated::ComparedTranslation;
 use super::walkers::{ComparedEffects, ComparedWalk, Walkers};
 use crate::analysis::{
     BaseChain, Behaviour, Conditions, Effect, Field, GaveUp, Reading, Set, Space, TextError,
-    Verdict, Verdicts, Witness, ends_key,
+    Verdict, Witness, ends_key,
 };
 use crate::iptables::{self, ConnectionFacts, Match, NoWalk, RuleId, Ruleset, TableName, Target};
 use crate::net::{Family, Hook, IntervalSet};
@@ -214,13 +214,7 @@ impl<'a> BothSides<'a> {
         }
     }
 
-    /// Returns the verdicts of the rules in PREROUTING of the raw table.
-    pub fn raw(&self) -> Verdicts {
-        let place = (TableName::Raw, BaseChain::Prerouting);
-        self.text.flow(self.space, place).verdicts
-    }
-
-    /// Returns the packets that antispoof accepts.
+    /// Returns the packets that the raw table does not drop in PREROUTING.
     pub(super) fn honest(&self) -> Result<Set, GaveUp> {
         let place = (TableName::Raw, BaseChain::Prerouting);
         let raw = self.spec.behaviour.flow(self.space, place).verdicts;

@@ -280,7 +280,7 @@ fn expected(expected: &Expected, policy: &Policy) -> String {
         DecidedBy::Invalid => "`invalid`".to_owned(),
         DecidedBy::DhcpClient => "`dhcp-client`".to_owned(),
         DecidedBy::Nat(index) => nat_entry(policy, index),
-        DecidedBy::Raw(index) => {
+        DecidedBy::Raw(index) | DecidedBy::RawDrop(index) => {
             let entry = policy.raw.get(index);
             match entry.and_then(|entry| entry.packets.name.as_ref()) {
                 Some(name) => format!("raw entry \"{}\"", name.value),

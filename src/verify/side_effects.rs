@@ -16,6 +16,8 @@ pub enum SideEffect {
     NoTrack,
     /// A connection tracking helper of `[[raw]]`, by name.
     Helper(String),
+    /// `antispoof`, or an entry that drops.
+    Drop,
     /// A target that no policy produces, as `iptables-save` prints it.
     Strange(String),
 }
@@ -48,6 +50,7 @@ impl SideEffect {
             Target::None | Target::Jump(_) | Target::Goto(_) | Target::Return | Target::Accept => {
                 return None;
             }
+            Target::Drop => Self::Drop,
             Target::Mark(MarkMask { value, mask }) => {
                 Self::Change(MangleChange::SetMark(MarkMatch {
                     value: *value,
@@ -121,6 +124,7 @@ impl fmt::Display for SideEffect {
             Self::Change(change) => write!(out, "{}", words(*change)),
             Self::NoTrack => out.write_str("do not track"),
             Self::Helper(name) => write!(out, "assign the helper {name}"),
+            Self::Drop => out.write_str("drop"),
             Self::Strange(text) => out.write_str(text),
         }
     }

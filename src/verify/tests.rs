@@ -152,11 +152,10 @@ impl<'a> Tester<'a> {
         let space = sides.space;
         let mut spoofed = space.none();
         if hook != Hook::Output {
-            let mut accepted = space.decided(sides.raw(), &Verdict::Accept)?;
+            spoofed = super::spec::spoofed(sides.plan, space)?;
             for field in space.support(Condition::FromIpsec.set(space)?) {
-                accepted = space.with(accepted, field, 0)?;
+                spoofed = space.with(spoofed, field, 0)?;
             }
-            spoofed = space.not(accepted)?;
         }
         let mut possible = space.valid(hook.into())?;
         let loopback = &sides.plan.defaults[space.family()].loopback;

@@ -144,7 +144,12 @@ impl Walkers<'_> {
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
         let by_policy: Vec<(SideEffect, Span)> = if table == TableName::Raw {
             let helper = |helper: &policy::Helper| SideEffect::Helper(helper.name().to_owned());
+            let antispoof = || {
+                let defaults = &self.policy.defaults;
+                defaults.place(packet.family, |keys| &keys.antispoof)
+            };
             let effect = |treatment: RawTreatment<'_>| match treatment {
+                RawTreatment::Antispoof => Some((SideEffect::Drop, antispoof()?)),
                 RawTreatment::Service(rule, of_service) => {
                     Some((helper(of_service), self.policy.rules.get(rule)?.span))
                 }
@@ -153,6 +158,7 @@ impl Walkers<'_> {
                     let effect = match &entry.treatment.as_ref()?.value {
                         Treatment::NoTrack { .. } => SideEffect::NoTrack,
                         Treatment::Helper(of_entry) => helper(of_entry),
+                        Treatment::Drop => SideEffect::Drop,
                     };
                     Some((effect, entry.span))
                 }
@@ -185,8 +191,6 @@ impl Walkers<'_> {
             when: Vec::new(),
             policy: by_policy,
             rules: counted
-                // Packets that antispoof drops are compared as verdicts.
-                .filter(|rule| table != TableName::Raw || rule.target != Target::Drop)
                 .filter_map(|rule| {
                     let text = rule.to_text(ruleset.family);
                     Some((SideEffect::of_target(&rule.target)?, rule.line, text))
@@ -345,19 +349,20 @@ impl Walkers<'_> {
         .is_ok_and(|walk| walk.decided.is_some())
     }
 
-    /// Walks a packet through the rules. A packet that arrives passes the raw table first, where antispoof drops it.
+    /// Walks a packet through the rules. It passes the raw table first, which may drop it.
     fn actual(
         &self,
         packet: &Packet,
         holds: &dyn Fn(&Condition) -> bool,
     ) -> Result<Actual, NoWalk> {
-        if packet.hook != Hook::Output {
-            let prerouting = BaseChain::Prerouting;
-            let raw = seen_from(self.ruleset, TableName::Raw, prerouting, packet.hook);
-            let first = self.table(TableName::Raw, &raw, packet, holds)?;
-            if first.verdict != iptables::WalkVerdict::Accept {
-                return Ok(first);
-            }
+        let chain = match packet.hook {
+            Hook::Output => BaseChain::Output,
+            Hook::Input | Hook::Forward => BaseChain::Prerouting,
+        };
+        let raw = seen_from(self.ruleset, TableName::Raw, chain, packet.hook);
+        let first = self.table(TableName::Raw, &raw, packet, holds)?;
+        if first.verdict != iptables::WalkVerdict::Accept {
+            return Ok(first);
         }
         self.table(TableName::Filter, self.ruleset, packet, holds)
     }
@@ -499,9 +504,10 @@ impl ComparedWalk {
         }
     }
 
-    /// Returns `true` if both or neither drop the packet as spoofed.
+    /// Returns `true` if both or neither drop the packet in the raw table.
     pub(super) fn same_source(&self) -> bool {
-        let by_policy = self.policy.decision.by == DecidedBy::Antispoof;
+        let by = self.policy.decision.by;
+        let by_policy = matches!(by, DecidedBy::Antispoof | DecidedBy::RawDrop(_));
         by_policy == (self.rules.table == TableName::Raw)
     }
 
@@ -556,7 +562,9 @@ pub(super) fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Op
     match decision.by {
         DecidedBy::Rule(index) => policy.rules.get(index).map(|rule| rule.span),
         DecidedBy::Nat(index) => policy.nat.get(index).map(|entry| entry.span),
-        DecidedBy::Raw(index) => policy.raw.get(index).map(|entry| entry.span),
+        DecidedBy::Raw(index) | DecidedBy::RawDrop(index) => {
+            policy.raw.get(index).map(|entry| entry.span)
+        }
         DecidedBy::Antispoof => defaults.place(family, |keys| &keys.antispoof),
         DecidedBy::Loopback => defaults.place(family, |keys| &keys.loopback[hook]),
         DecidedBy::Established => defaults.place(family, |keys| &keys.established[hook]),

@@ -53,11 +53,13 @@ pub fn asked_early(compiled: &Compiled, packet: &Packet) -> Vec<SideEffect> {
     let helper = |helper: &policy::Helper| SideEffect::Helper(helper.name().to_owned());
     let treatments = policy::raw(&compiled.policy, packet, &usual).into_iter();
     SideEffect::once(treatments.map(|treatment| match treatment {
+        RawTreatment::Antispoof => SideEffect::Drop,
         RawTreatment::Service(_, of_service) => helper(of_service),
         RawTreatment::Entry(entry) => {
             match &compiled.policy.raw[entry].treatment.as_ref().unwrap().value {
                 Treatment::NoTrack { .. } => SideEffect::NoTrack,
                 Treatment::Helper(of_entry) => helper(of_entry),
+                Treatment::Drop => SideEffect::Drop,
             }
         }
     }))

@@ -228,7 +228,20 @@ impl Sample {
         for key in ["user", "group", "mac", "ipset", "mark", "tcp-flags"] {
             keys.0.retain(|(other, _)| *other != key);
         }
+        let asks = |keys: &Keys, key: &str, word: &str| {
+            let mut keys = keys.0.iter();
+            keys.any(|(other, value)| *other == key && value.contains(word))
+        };
         if random.once_in(4) {
+            keys.one_of(random, "type", &["drop"]);
+            if !keys.has("from") || !asks(&keys, "from", "[\"host\"]") {
+                keys.0.retain(|(key, _)| *key != "to");
+            }
+            let chooses = ["from", "source", "destination", "service"];
+            if !chooses.into_iter().any(|key| keys.has(key)) {
+                keys.one_of(random, "service", &["22/tcp", "53/udp", "ping"]);
+            }
+        } else if random.once_in(4) {
             keys.one_of(random, "type", &["helper"]);
             let helpers = [("ftp", "22/tcp"), ("irc", "80/tcp"), ("sip", "53/udp")];
             let (helper, service) = *random.pick(&helpers);
@@ -236,11 +249,7 @@ impl Sample {
             keys.one_of(random, "service", &[service]);
         } else {
             keys.one_of(random, "type", &["notrack"]);
-            let asks = |key: &str, word: &str| {
-                let mut keys = keys.0.iter();
-                keys.any(|(other, value)| *other == key && value.contains(word))
-            };
-            if asks("from", "host") && random.once_in(2) {
+            if asks(&keys, "from", "host") && random.once_in(2) {
                 keys.set("answers", "true".to_owned());
             }
         }

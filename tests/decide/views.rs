@@ -262,7 +262,7 @@ fn judge(
         let packet = sample.packet(random);
         let (space, spec, text) = &views[packet.family];
         let decision = decide(&compiled.policy, &packet);
-        if decision.by == DecidedBy::Antispoof {
+        if matches!(decision.by, DecidedBy::Antispoof | DecidedBy::RawDrop(_)) {
             // The filter table never sees it; the proof does.
             quotas.count(&packet, decision.by);
             continue;
@@ -427,6 +427,7 @@ impl Quotas {
         let by = match by {
             DecidedBy::Rule(_) => "Rule".to_owned(),
             DecidedBy::Nat(_) => "Nat".to_owned(),
+            DecidedBy::RawDrop(_) => "RawDrop".to_owned(),
             other => format!("{other:?}"),
         };
         let key = (packet.family.keyword(), packet.hook.chain(), by);

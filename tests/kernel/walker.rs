@@ -56,16 +56,18 @@ impl Walker {
         circumstances: &Circumstances,
     ) -> Result<(Verdict, Vec<String>), String> {
         let read = self.families[packet.family].as_ref().ok_or("no rules")?;
-        if packet.hook != Hook::Output {
-            let arriving = Packet {
-                hook: Hook::Input,
-                ..packet.clone()
-            };
-            let (verdict, lines) =
-                self.walk_filter(&read.arrival, &read.arrival_text, &arriving, circumstances)?;
-            if verdict != Verdict::Accept {
-                return Ok((verdict, lines));
-            }
+        let hook = match packet.hook {
+            Hook::Output => Hook::Output,
+            Hook::Input | Hook::Forward => Hook::Input,
+        };
+        let arriving = Packet {
+            hook,
+            ..packet.clone()
+        };
+        let (verdict, lines) =
+            self.walk_filter(&read.arrival, &read.arrival_text, &arriving, circumstances)?;
+        if verdict != Verdict::Accept {
+            return Ok((verdict, lines));
         }
         self.walk_filter(&read.rules, &read.text, packet, circumstances)
     }
@@ -180,7 +182,6 @@ fn arrival(text: &str) -> String {
     let raw = text.lines().skip_while(|line| *line != "*raw").skip(1);
     let lines: Vec<_> = raw
         .take_while(|line| *line != "COMMIT")
-        .filter(|line| !line.starts_with(":OUTPUT") && !line.starts_with("-A OUTPUT"))
         // What is tracked or not decides nothing here, and is the packet's own state.
         .filter(|line| !line.contains(" -j CT --"))
         .map(|line| line.replace("PREROUTING", "INPUT"))

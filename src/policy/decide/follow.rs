@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Circumstance, Decision, Moment, NatChain, NewAddress, NewEnd, decide_when, mangle};
+use super::{Circumstance, Decision, Evaluation, Moment, NatChain, NewAddress, NewEnd, mangle};
 use super::{RawTreatment, raw, translate_when};
 use crate::net::{
     AddressRange, Family, Hook, Packet, PortRange, Protocol, State, Translated, address_of,
@@ -34,7 +34,7 @@ pub struct PolicyTrace {
     pub translated: Option<NewEnd>,
     /// The packet as the filter table sees it.
     pub packet: Packet,
-    /// The decision of the filter table, or of `antispoof` before it.
+    /// The decision of the filter table, or of the raw table before it.
     pub decision: Decision,
 }
 
@@ -60,6 +60,13 @@ pub fn follow(
             && packet.in_device.as_deref() == Some("lo")
             && packet.state != State::Invalid,
     };
+    if let Some(decision) = arriving.evaluated(|it| it.before_tracking()) {
+        return PolicyTrace {
+            translated: None,
+            packet: arriving.packet,
+            decision,
+        };
+    }
     arriving.track();
     let chain = match packet.hook {
         Hook::Output => NatChain::Output,
@@ -74,11 +81,10 @@ pub fn follow(
     if first == Moment::Arrival {
         arriving.mark(Moment::Hook);
     }
-    let packet = arriving.packet;
     PolicyTrace {
         translated,
-        decision: decide_when(policy, &packet, &|asked| chance.holds(asked, &packet)),
-        packet,
+        decision: arriving.evaluated(|it| it.in_filter()),
+        packet: arriving.packet,
     }
 }
 
@@ -91,6 +97,16 @@ struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
+    /// Evaluates the packet as it is now.
+    fn evaluated<T>(&self, evaluate: impl FnOnce(&Evaluation<'_>) -> T) -> T {
+        let packet = &self.packet;
+        evaluate(&Evaluation {
+            policy: self.policy,
+            packet,
+            holds: &|asked| self.chance.holds(asked, packet),
+        })
+    }
+
     /// Applies the raw table: the first entry that matches decides the tracking.
     fn track(&mut self) {
         let packet = &self.packet;
@@ -99,7 +115,7 @@ impl Arriving<'_> {
         });
         let mut entries = entries.iter().filter_map(|at| match at {
             RawTreatment::Entry(at) => self.policy.raw.get(*at),
-            RawTreatment::Service(..) => None,
+            RawTreatment::Service(..) | RawTreatment::Antispoof => None,
         });
         let first = entries.find_map(|entry| entry.treatment.as_ref());
         let is_untracked =

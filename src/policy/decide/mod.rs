@@ -72,6 +72,8 @@ pub enum RejectAnswer {
 pub enum DecidedBy {
     /// `antispoof`
     Antispoof,
+    /// The entry of this index in [`Policy::raw`], which drops the packet.
+    RawDrop(usize),
     /// `loopback`
     Loopback,
     /// `established`
@@ -204,7 +206,7 @@ impl Circumstance<'_> {
     }
 }
 
-/// Decides one packet in the filter hook in which it is, under [usual](Circumstance::usual) circumstances. The policy must
+/// Decides one packet in the filter hook in which it is, and in the raw table before as if nothing changed it on the way, under [usual](Circumstance::usual) circumstances. The policy must
 /// be one that [`crate::resolve`] accepts: a name without a definition matches nothing.
 ///
 /// ```
@@ -254,9 +256,9 @@ pub fn decide_when(
         packet,
         holds,
     };
-    let mut logs = Vec::new();
-    let (verdict, by) = evaluation.filter(&mut logs);
-    Decision { verdict, by, logs }
+    evaluation
+        .before_tracking()
+        .unwrap_or_else(|| evaluation.in_filter())
 }
 
 /// Returns the new source or destination of a connection, decided by its first packet, under the circumstances for which
@@ -328,11 +330,28 @@ struct Evaluation<'a> {
 }
 
 impl Evaluation<'_> {
-    /// Decides the packet in the chain of its hook, from the preamble to the default; `antispoof` comes before.
+    /// Decides the packet in the raw table: `antispoof` and the entries that drop.
+    fn before_tracking(&self) -> Option<Decision> {
+        let by = match raw::dropped(*self) {
+            _ if self.is_spoofed() => DecidedBy::Antispoof,
+            entry => DecidedBy::RawDrop(entry?),
+        };
+        Some(Decision {
+            verdict: PolicyVerdict::Drop,
+            by,
+            logs: Vec::new(),
+        })
+    }
+
+    /// Decides the packet in the filter table.
+    fn in_filter(&self) -> Decision {
+        let mut logs = Vec::new();
+        let (verdict, by) = self.filter(&mut logs);
+        Decision { verdict, by, logs }
+    }
+
+    /// Decides the packet in the chain of its hook, from the preamble to the default.
     fn filter(&self, logs: &mut Vec<Logged>) -> (PolicyVerdict, DecidedBy) {
-        if self.is_spoofed() {
-            return (PolicyVerdict::Drop, DecidedBy::Antispoof);
-        }
         if is_closed(self.policy, self.packet.family) {
             return self.closed_family();
         }

@@ -15,6 +15,17 @@ impl Evaluation<'_> {
         self.has_in_preamble(|keys| &keys.loopback) && device.as_deref() == Some("lo")
     }
 
+    /// Returns `true` if entries that drop leave packets on `lo` alone, because `loopback` accepts them where they are sent
+    /// or arrive.
+    pub(super) fn keeps_loopback(&self) -> bool {
+        let hook = match self.packet.hook {
+            Hook::Output => Hook::Output,
+            Hook::Input | Hook::Forward => Hook::Input,
+        };
+        let written = self.default_key(|keys| keys.loopback[hook].as_ref());
+        written.copied().unwrap_or(self.has_preamble())
+    }
+
     /// Returns `true` if `established` accepts the packet.
     pub(super) fn established(&self) -> bool {
         self.has_in_preamble(|keys| &keys.established)

@@ -5,10 +5,13 @@ use super::rule::{self, Shows};
 use super::{Circumstance, Evaluation, addresses, services};
 use crate::net::{Family, Hook, Packet, State};
 use crate::policy::{Action, Helper, Policy, PolicyRaw, PolicyRule, RuleStage, Treatment};
+use crate::source::Located;
 
 /// An entry that matches a packet in the raw table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RawTreatment<'p> {
+    /// `antispoof` drops it.
+    Antispoof,
     /// An entry of [`Policy::raw`], by its index.
     Entry(usize),
     /// A helper of a service that a rule accepts: the rule's index in [`Policy::rules`], and the helper.
@@ -16,7 +19,7 @@ pub enum RawTreatment<'p> {
 }
 
 /// Returns the entries that match a packet in the raw table, in their order. The packet is as it is in PREROUTING or
-/// OUTPUT. A packet that `antispoof` drops matches nothing, since that comes first.
+/// OUTPUT. A packet that `antispoof` or an entry drops matches nothing after that.
 pub fn raw<'p>(
     policy: &'p Policy,
     packet: &Packet,
@@ -28,7 +31,7 @@ pub fn raw<'p>(
         holds,
     };
     if evaluation.is_spoofed() {
-        return Vec::new();
+        return vec![RawTreatment::Antispoof];
     }
     let has = |entry: &PolicyRaw| {
         let PolicyRaw {
@@ -47,14 +50,20 @@ pub fn raw<'p>(
                     && evaluation.fits(packets, Shows::Everything)
                     && evaluation.is_read(packets)
             }
+            Some(Treatment::Drop) => evaluation.is_dropped(packets),
             None => false,
         }
     };
-    let entries = policy.raw.iter().enumerate();
-    let entries = entries.filter(|(_, entry)| has(entry));
-    let mut all: Vec<_> = entries
-        .map(|(index, _)| RawTreatment::Entry(index))
-        .collect();
+    let mut all = Vec::new();
+    for (index, entry) in policy.raw.iter().enumerate() {
+        if !has(entry) {
+            continue;
+        }
+        all.push(RawTreatment::Entry(index));
+        if is_drop(entry) {
+            return all;
+        }
+    }
     for (index, rule) in policy.rules.iter().enumerate() {
         let accepts = rule.action.as_ref().map_or(Action::Accept, |a| a.value) == Action::Accept;
         if accepts && evaluation.fits(rule, Shows::BeforeTracking) && evaluation.is_read(rule) {
@@ -65,6 +74,17 @@ pub fn raw<'p>(
         }
     }
     all
+}
+
+/// Returns the entry that drops a packet, which is as it is in PREROUTING or OUTPUT.
+pub(super) fn dropped(evaluation: Evaluation<'_>) -> Option<usize> {
+    let mut entries = evaluation.policy.raw.iter();
+    entries.position(|entry| is_drop(entry) && evaluation.is_dropped(&entry.packets))
+}
+
+fn is_drop(entry: &PolicyRaw) -> bool {
+    let treatment = entry.treatment.as_ref();
+    treatment.is_some_and(|treatment| treatment.value == Treatment::Drop)
 }
 
 /// Returns the entry by which an untracked reply is accepted, because a rule accepts its request.
@@ -87,6 +107,30 @@ pub(super) fn replied(evaluation: Evaluation<'_>) -> Option<usize> {
 }
 
 impl Evaluation<'_> {
+    /// Returns `true` if the packet matches an entry of drop: all that arrives by `from`, wherever it goes, or that this host
+    /// sends to `to`. What is on lo is left to `loopback`.
+    fn is_dropped(&self, rule: &PolicyRule) -> bool {
+        let packet = self.packet;
+        let names = |places: &Option<Vec<Located<String>>>| match places {
+            Some(places) => places.iter().map(|place| place.value.clone()).collect(),
+            None => vec!["any".to_owned()],
+        };
+        let (from, to): (Vec<String>, Vec<String>) = (names(&rule.from), names(&rule.to));
+        let (came, leaves) = (packet.in_device.as_deref(), packet.out_device.as_deref());
+        let (device, passes) = match packet.hook {
+            Hook::Output => {
+                let is_to = to.iter().any(|to| self.is_at(to, leaves, false));
+                (leaves, is_to && from.iter().any(|from| from == "host"))
+            }
+            Hook::Input | Hook::Forward => {
+                let mut from = from.iter().filter(|from| *from != "host");
+                (came, from.any(|from| self.is_at(from, came, true)))
+            }
+        };
+        let is_kept = device == Some("lo") && self.keeps_loopback();
+        passes && !is_kept && self.fits(rule, Shows::Everything)
+    }
+
     /// Returns `true` if the packet matches an entry of notrack.
     fn is_request(&self, rule: &PolicyRule) -> bool {
         self.fits(rule, Shows::Everything) && pairs(rule).iter().any(|pair| self.passes(pair))

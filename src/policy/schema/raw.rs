@@ -1,4 +1,4 @@
-//! `[[raw]]`: exceptions from connection tracking, and conntrack helpers.
+//! `[[raw]]`: exceptions from connection tracking, conntrack helpers, and packets to drop before tracking.
 
 use super::helpers::{HELPER, Helper, read_helper};
 use super::rules::{
@@ -22,6 +22,8 @@ pub enum Treatment {
     },
     /// A helper reads the connection, so that the connections that it announces are RELATED.
     Helper(Helper),
+    /// They are dropped.
+    Drop,
 }
 
 /// One entry as written.
@@ -70,9 +72,14 @@ pub(super) const KEYS: TableKeys = TableKeys {
 enum Type {
     NoTrack,
     Helper,
+    Drop,
 }
 
-const TYPES: &[(&str, Type)] = &[("notrack", Type::NoTrack), ("helper", Type::Helper)];
+const TYPES: &[(&str, Type)] = &[
+    ("notrack", Type::NoTrack),
+    ("helper", Type::Helper),
+    ("drop", Type::Drop),
+];
 
 pub(super) fn read(root: CheckedTable<'_>, entries: &mut Vec<PolicyRaw>, sink: &mut Sink) {
     read_entries(root, "raw", sink, |table, sink| {
@@ -103,23 +110,26 @@ fn read_treatment(
         if all_known {
             sink.report(
                 Diagnostic::error(Code::MissingKey, table.span, "a raw entry needs `type`")
-                    .help("it is `notrack` or `helper`"),
+                    .help("it is `notrack`, `helper` or `drop`"),
             );
         }
         return None;
     };
     let kind = kind.word("type", TYPES, sink)?;
-    let of_other = match kind.value {
-        Type::NoTrack => ("helper", "helper"),
-        Type::Helper => ("answers", "notrack"),
-    };
-    if table.get(of_other.0).is_some() {
-        let message = format!("`{}` is for `type = \"{}\"`", of_other.0, of_other.1);
-        sink.report(
-            Diagnostic::error(Code::Conflict, table.key_span(of_other.0), message)
-                .help("leave the key out, or change the type"),
-        );
-        return None;
+    let own = [
+        ("helper", "helper", Type::Helper),
+        ("answers", "notrack", Type::NoTrack),
+    ];
+    let of_others = own.into_iter().filter(|(_, _, of)| *of != kind.value);
+    for (key, word, _) in of_others {
+        if table.get(key).is_some() {
+            let message = format!("`{key}` is for `type = \"{word}\"`");
+            sink.report(
+                Diagnostic::error(Code::Conflict, table.key_span(key), message)
+                    .help("leave the key out, or change the type"),
+            );
+            return None;
+        }
     }
     let treatment = match kind.value {
         Type::NoTrack => Treatment::NoTrack {
@@ -136,6 +146,7 @@ fn read_treatment(
             }
             Treatment::Helper(read_helper(table, sink)?.value)
         }
+        Type::Drop => Treatment::Drop,
     };
     Some(Located::new(treatment, kind.span))
 }

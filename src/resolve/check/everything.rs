@@ -60,6 +60,23 @@ impl Checked<'_> {
     }
 }
 
+impl Checked<'_> {
+    /// Reports an entry that drops every packet because none of its keys narrows it.
+    pub fn drops_everything(&self, sink: &mut Sink) {
+        let choice = Choice::of(self.written);
+        if choice == Choice::Made {
+            return;
+        }
+        let message = "this entry drops every packet: none of its keys narrows it";
+        let mut finding = Diagnostic::error(Code::DeniesEverything, self.rule.span, message)
+            .help("add a key that says what is dropped, such as `source = \"198.51.100.0/24\"`");
+        if choice == Choice::Pretended {
+            finding = finding.with_note("times and `scope` do not narrow what an entry matches");
+        }
+        sink.report(finding.help("write `from = \"any\"` if you mean every packet"));
+    }
+}
+
 /// Whether the keys of a rule choose packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Choice {

@@ -134,7 +134,7 @@ impl Prover<'_> {
         self.proof.disagreements.push(Disagreement { family, what });
     }
 
-    /// Compares the packets that antispoof drops in the raw table.
+    /// Compares the packets that the raw table drops as they arrive: by antispoof or by an entry.
     fn sources(&mut self, sides: &BothSides<'_>) -> Result<(), GaveUp> {
         let place = (TableName::Raw, BaseChain::Prerouting);
         let expected = sides.spec.behaviour.flow(self.space, place);
@@ -179,7 +179,7 @@ impl Prover<'_> {
         let sources = place == (TableName::Raw, BaseChain::Prerouting);
         let ends = || self.space.ends_differ(expected.verdicts, actual.verdicts);
         if sources && ends()? != self.space.none() {
-            // The verdicts of antispoof differ, which `sources` reported.
+            // The verdicts differ, which `sources` reported.
             return Ok(());
         }
         let packets = self.differing(sides, place)?;

@@ -132,6 +132,14 @@ pub fn spec(plan: &Plan, space: &Space) -> Result<Spec, GaveUp> {
     Ok(spec)
 }
 
+/// Returns the packets that `antispoof` drops.
+pub(super) fn spoofed(plan: &Plan, space: &Space) -> Result<Set, GaveUp> {
+    match defaults::antispoof(plan, space)? {
+        Some(flow) => space.decided(flow.verdicts, &Verdict::Drop),
+        None => Ok(space.none()),
+    }
+}
+
 /// Returns the members of the sets that the policy fills.
 fn members(plan: &Plan, family: Family) -> BTreeMap<String, IntervalSet> {
     let sets = plan.sets.iter().filter_map(|set| match &set.members {

@@ -32,6 +32,10 @@ pub(in crate::verify) fn add_to(
                 let write = match entry.treatment {
                     Treatment::NoTrack { .. } => Write::Untracked,
                     Treatment::Helper(_) => Write::Template,
+                    Treatment::Drop => {
+                        steps.push(RuleStep::verdict(when, Verdict::Drop));
+                        continue;
+                    }
                 };
                 steps.extend(RuleStep::write(space, when, effect(entry), write)?);
             }
@@ -56,6 +60,7 @@ pub(in crate::verify) fn effect(entry: &PlannedRaw) -> String {
     match &entry.treatment {
         Treatment::NoTrack { .. } => "CT --notrack".to_owned(),
         Treatment::Helper(helper) => format!("CT --helper {}", helper.name()),
+        Treatment::Drop => "DROP".to_owned(),
     }
 }
 
@@ -70,6 +75,9 @@ pub(in crate::verify) fn packets(
         packets: rule,
         treatment,
     } = entry;
+    if *treatment == Treatment::Drop {
+        return dropped(plan, space, rule, chain);
+    }
     let is_helper = matches!(treatment, Treatment::Helper(_));
     let one_way = |rule: &PlannedRule| match chain {
         BaseChain::Output => {
@@ -83,7 +91,35 @@ pub(in crate::verify) fn packets(
     match treatment {
         Treatment::NoTrack { .. } => space.or(there, one_way(&reversed(rule).0)?),
         Treatment::Helper(helper) if helper.exists(space.family()) => Ok(there),
-        Treatment::Helper(_) => Ok(space.none()),
+        Treatment::Helper(_) | Treatment::Drop => Ok(space.none()),
+    }
+}
+
+/// Returns the packets that an entry drops: without regard to where arriving packets go, and not on lo while `loopback`
+/// accepts everything there.
+pub(in crate::verify) fn dropped(
+    plan: &Plan,
+    space: &Space,
+    rule: &PlannedRule,
+    chain: BaseChain,
+) -> Result<Set, GaveUp> {
+    let loopback = &plan.defaults[space.family()].loopback;
+    let (when, on_lo, keeps) = match chain {
+        BaseChain::Prerouting => {
+            let hook = Hook::Input;
+            let arriving = Matching { plan, space, hook }.arriving(rule)?;
+            (arriving, space.in_device("lo")?, loopback.input)
+        }
+        BaseChain::Output => {
+            let hook = Hook::Output;
+            let sent = Matching { plan, space, hook }.rule(rule)?;
+            (sent, space.out_device("lo")?, loopback.output)
+        }
+        _ => return Ok(space.none()),
+    };
+    match keeps {
+        true => space.minus(when, on_lo),
+        false => Ok(when),
     }
 }
 
@@ -147,7 +183,7 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
     for entry in &plan.raw {
         let passes = match entry.treatment {
             Treatment::NoTrack { answers } => answers || hook != Hook::Input,
-            Treatment::Helper(_) => false,
+            Treatment::Helper(_) | Treatment::Drop => false,
         };
         if passes {
             asked.push(matching.rule(&reversed(&entry.packets).0)?);
