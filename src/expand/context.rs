@@ -327,7 +327,7 @@ pub struct NatTargetContext {
 /// The change of a line to its packets: the target, and the fields that it uses.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ChangeContext {
-    /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY`, `TPROXY` or `CT`
+    /// `TCPMSS`, `MARK`, `CONNMARK`, `DSCP`, `TTL`, `HL`, `CLASSIFY`, `TPROXY`, `CHECKSUM` or `CT`
     pub target: &'static str,
     /// of TCPMSS; none: clamp to the path MTU
     pub mss: Option<u16>,

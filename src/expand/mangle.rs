@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::context::{ChainContext, ChangeContext, GroupContext, LineContext};
+use super::context::{ChainContext, ChangeContext, GroupContext, LineContext, NegatableContext};
 use super::hooks::{self, HookPath};
 use super::origin::LineOrigin;
 use super::raw;
@@ -42,10 +42,17 @@ fn groups(
         if !packets.enabled || !packets.scope.is_none_or(|scope| scope.has(family)) {
             continue;
         }
+        let origin = LineOrigin::Mangle(index).mark();
+        if *of_entry == policy::MangleChange::Drop {
+            let lines = drops(plan, entry, chain, family, &origin);
+            if !lines.is_empty() {
+                groups.push(GroupContext::of_written(packets, index, lines));
+            }
+            continue;
+        }
         let change = change(*of_entry, family);
         let rule = matched(entry);
         let paths = paths(plan, entry, chain, family);
-        let origin = LineOrigin::Mangle(index).mark();
         let mut lines: Vec<_> = paths
             .iter()
             .flat_map(|path| rules::packets(plan, &rule, path, family, &origin))
@@ -139,6 +146,44 @@ fn change_once(
     }]
 }
 
+/// Returns the lines that drop the packets of an entry in a chain. `loopback` accepts what is on lo; the checks refuse
+/// interfaces that have it.
+fn drops(
+    plan: &Plan,
+    entry: &PlannedMangle,
+    chain: &str,
+    family: Family,
+    origin: &str,
+) -> Vec<LineContext> {
+    let hook = match chain {
+        "OUTPUT" => Hook::Output,
+        _ => Hook::Input,
+    };
+    let not_lo = || {
+        plan.defaults[family].loopback[hook].then(|| NegatableContext {
+            not: "! ",
+            value: "lo".to_owned(),
+        })
+    };
+    let paths = paths(plan, entry, chain, family);
+    let lines = paths
+        .iter()
+        .flat_map(|path| rules::packets(plan, &entry.packets, path, family, origin));
+    lines
+        .map(|mut line| {
+            match chain {
+                "PREROUTING" | "INPUT" => line.in_device = line.in_device.or_else(not_lo),
+                "OUTPUT" => line.out_device = line.out_device.or_else(not_lo),
+                _ => {}
+            }
+            LineContext {
+                target: "DROP".to_owned(),
+                ..line
+            }
+        })
+        .collect()
+}
+
 /// Returns the paths of an entry through a chain.
 fn paths<'p>(
     plan: &'p Plan,
@@ -147,6 +192,12 @@ fn paths<'p>(
     family: Family,
 ) -> Vec<HookPath<'p>> {
     let packets = &entry.packets;
+    if entry.change == policy::MangleChange::Checksum {
+        return match chain {
+            "POSTROUTING" => paths_out(plan, packets, family),
+            _ => Vec::new(),
+        };
+    }
     if entry.before_routing() {
         return match chain {
             "PREROUTING" => hooks::paths_in(plan, packets, family),
@@ -163,6 +214,24 @@ fn paths<'p>(
     }
     let hook = Hook::ALL.into_iter().find(|hook| hook.chain() == chain);
     hook.map_or_else(Vec::new, |hook| hooks::paths(plan, packets, hook, family))
+}
+
+/// Returns the paths by which the packets of an entry leave, wherever they came from.
+fn paths_out<'p>(plan: &'p Plan, packets: &PlannedRule, family: Family) -> Vec<HookPath<'p>> {
+    let mut found = Vec::new();
+    for to in hooks::to(packets) {
+        for (output, destination) in hooks::side(plan, *to, family) {
+            let path = HookPath {
+                output,
+                destination,
+                ..HookPath::default()
+            };
+            if !found.contains(&path) {
+                found.push(path);
+            }
+        }
+    }
+    found
 }
 
 /// Returns `true` if an entry must not change ICMPv6: neighbour discovery must arrive with the hop limit 255, and multicast
@@ -255,5 +324,7 @@ fn change(change: policy::MangleChange, family: Family) -> ChangeContext {
                 ..to("TPROXY")
             }
         }
+        // `drops` writes the lines of the other.
+        policy::MangleChange::Checksum | policy::MangleChange::Drop => to("CHECKSUM"),
     }
 }

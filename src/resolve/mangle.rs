@@ -2,7 +2,8 @@
 
 use super::Resolver;
 use super::check::Checked;
-use super::plan::{Defaults, Endpoint, Plan, PlannedMangle, ServicePart};
+use super::plan::{Defaults, Endpoint, Plan, PlannedMangle, RuleAction, ServicePart};
+use super::raw;
 use super::well_formed::Sound;
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Protocol};
@@ -40,6 +41,9 @@ pub fn resolve(
             packets.to.get_or_insert_with(|| vec![Endpoint::Any]);
         }
         packets.from.get_or_insert_with(|| vec![Endpoint::Any]);
+        if change == MangleChange::Drop {
+            packets.action = RuleAction::Drop;
+        }
         let complete = written.complete && sink.errors() == errors;
         entries.0.push(PlannedMangle { packets, change });
         entries.1.push(complete && definitions.has(policy, written));
@@ -59,7 +63,8 @@ fn family_of(change: MangleChange) -> Option<Family> {
     Some(Family::of(address))
 }
 
-/// Returns `true` if routing may depend on the change: `ip rule` can read marks, and TPROXY works before routing only.
+/// Returns `true` if routing may depend on the change: `ip rule` can read marks, and TPROXY works before routing only. What
+/// drops packets by their marks stands with what sets them.
 /// Without `to` such an entry is put before routing.
 fn routed(change: MangleChange) -> bool {
     matches!(
@@ -68,6 +73,7 @@ fn routed(change: MangleChange) -> bool {
             | MangleChange::SaveMark(_)
             | MangleChange::RestoreMark(_)
             | MangleChange::Proxy(_)
+            | MangleChange::Drop
     )
 }
 
@@ -82,6 +88,8 @@ fn label(words: &str, change: MangleChange) -> String {
         MangleChange::HopLimit(_) => "ttl",
         MangleChange::Classify(..) => "classify",
         MangleChange::Proxy(_) => "tproxy",
+        MangleChange::Checksum => "checksum",
+        MangleChange::Drop => "drop",
     };
     let rest = words.strip_prefix("rule: accept").unwrap_or_default();
     format!("mangle: {kind}{rest}")
@@ -96,6 +104,10 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
             checked.report_packets(plan, "mangle entry", sink);
             chains(entry, written, sink);
             protocols(entry, written, sink);
+            if entry.change == MangleChange::Drop {
+                checked.drops_everything(sink);
+                raw::on_loopback(plan, &entry.packets, &written.packets, sink);
+            }
         }
     }
 }
@@ -115,7 +127,7 @@ fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink
     };
     let error = |span, message: &str| Diagnostic::error(Code::MangleChain, span, message);
     match entry.change {
-        MangleChange::ClampMss(_) | MangleChange::Classify(..)
+        MangleChange::ClampMss(_) | MangleChange::Classify(..) | MangleChange::Checksum
             if has(&packets.to, Endpoint::Host) =>
         {
             sink.report(
@@ -126,6 +138,7 @@ fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink
                 .help("name in `to` where the packets leave, or leave `to` out: everywhere"),
             );
         }
+        MangleChange::Checksum => leaving(entry, written, sink),
         MangleChange::Proxy(_) if has(&packets.from, Endpoint::Host) => {
             sink.report(
                 error(
@@ -149,7 +162,31 @@ fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink
     }
 }
 
-/// Reports services that the target of the change does not support: TCPMSS needs tcp, TPROXY tcp or udp.
+/// Reports what POSTROUTING does not match: devices by which packets came in, and MAC addresses.
+fn leaving(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink) {
+    let places = entry.packets.from.iter().flatten();
+    let names = written.packets.from.iter().flatten();
+    let mut places = places.zip(names);
+    let other = places.find(|(place, _)| !matches!(place, Endpoint::Any | Endpoint::Host));
+    if let Some((_, name)) = other {
+        let message =
+            "checksums are filled where packets leave, which does not show where they came in";
+        sink.report(
+            Diagnostic::error(Code::MangleChain, name.span, message).help(
+                "leave `from` out and name addresses in `source`, or write `from = \"host\"`",
+            ),
+        );
+    }
+    if let Some(mac) = &written.packets.mac {
+        let message =
+            "checksums are filled where packets leave, which does not show a source MAC address";
+        sink.report(
+            Diagnostic::error(Code::MangleChain, mac.span, message).help("leave `mac` out"),
+        );
+    }
+}
+
+/// Reports services that the target of the change does not support: TCPMSS needs tcp, TPROXY tcp or udp, CHECKSUM udp.
 fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink) {
     let (code, wanted, of): (_, &[Protocol], _) = match entry.change {
         MangleChange::ClampMss(_) => (Code::MangleProtocol, &[Protocol::TCP], "tcp"),
@@ -158,6 +195,7 @@ fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut S
             &[Protocol::TCP, Protocol::UDP],
             "tcp and udp",
         ),
+        MangleChange::Checksum => (Code::MangleProtocol, &[Protocol::UDP], "udp"),
         _ => return,
     };
     let is_wanted = |part: &ServicePart| match part {
@@ -167,6 +205,7 @@ fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut S
     };
     let words = match entry.change {
         MangleChange::ClampMss(_) => "only tcp has segments",
+        MangleChange::Checksum => "the kernel fills checksums of udp only",
         _ => "a transparent proxy takes tcp and udp only",
     };
     let named = written
@@ -185,6 +224,12 @@ fn protocols(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut S
                     "a transparent proxy needs `service`",
                 )
                 .help("write for example `service = \"http\"`: a proxy for everything would take your SSH connection too"),
+            );
+        }
+        None if entry.change == MangleChange::Checksum => {
+            sink.report(
+                Diagnostic::error(code, entry.packets.span, "`checksum` needs `service`")
+                    .help("write for example `service = \"68/udp\"`, the answers of a DHCP server"),
             );
         }
         Some(parts) if !parts.iter().all(is_wanted) => {

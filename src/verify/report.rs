@@ -280,6 +280,13 @@ fn expected(expected: &Expected, policy: &Policy) -> String {
         DecidedBy::Invalid => "`invalid`".to_owned(),
         DecidedBy::DhcpClient => "`dhcp-client`".to_owned(),
         DecidedBy::Nat(index) => nat_entry(policy, index),
+        DecidedBy::Mangle(index) => {
+            let entry = policy.mangle.get(index);
+            match entry.and_then(|entry| entry.packets.name.as_ref()) {
+                Some(name) => format!("mangle entry \"{}\"", name.value),
+                None => format!("mangle entry {}", index + 1),
+            }
+        }
         DecidedBy::Raw(index) | DecidedBy::RawDrop(index) => {
             let entry = policy.raw.get(index);
             match entry.and_then(|entry| entry.packets.name.as_ref()) {

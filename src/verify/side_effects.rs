@@ -16,7 +16,7 @@ pub enum SideEffect {
     NoTrack,
     /// A connection tracking helper of `[[raw]]`, by name.
     Helper(String),
-    /// `antispoof`, or an entry that drops.
+    /// `antispoof`, or an entry of `[[raw]]` or `[[mangle]]` that drops.
     Drop,
     /// A target that no policy produces, as `iptables-save` prints it.
     Strange(String),
@@ -114,6 +114,7 @@ fn change(module: &Module) -> Option<MangleChange> {
                 mark: Some(MarkMatch { value, mask }).filter(|_| (value, mask) != (0, 0)),
             })
         }
+        "CHECKSUM" => setting("checksum-fill").map(|_| MangleChange::Checksum)?,
         _ => return None,
     })
 }
@@ -147,5 +148,7 @@ fn words(change: MangleChange) -> String {
         }
         MangleChange::Classify(major, minor) => format!("classify as {major:x}:{minor:x}"),
         MangleChange::Proxy(proxy) => format!("hand to the proxy at port {}", proxy.port),
+        MangleChange::Checksum => "fill the checksum".to_owned(),
+        MangleChange::Drop => "drop".to_owned(),
     }
 }

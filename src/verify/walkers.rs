@@ -16,8 +16,8 @@ use crate::iptables::{
 };
 use crate::net::{AddressRange, Family, Hook, IntervalSet, Packet, address_of, number_of};
 use crate::policy::{
-    self, Circumstance, CustomPosition, DecidedBy, Decision, Moment, Policy, RawTreatment,
-    RejectAnswer, Treatment,
+    self, Circumstance, CustomPosition, DecidedBy, Decision, MangleChange, Moment, Policy,
+    RawTreatment, RejectAnswer, Treatment,
 };
 use crate::source::{Located, Span};
 
@@ -139,7 +139,8 @@ impl Walkers<'_> {
     ) -> Result<ComparedEffects, NoWalk> {
         let moment = match chain {
             BaseChain::Prerouting => Moment::Arrival,
-            _ => Moment::Hook,
+            BaseChain::Postrouting => Moment::Departure,
+            BaseChain::Input | BaseChain::Forward | BaseChain::Output => Moment::Hook,
         };
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
         let by_policy: Vec<(SideEffect, Span)> = if table == TableName::Raw {
@@ -170,8 +171,11 @@ impl Walkers<'_> {
             let entries = mangled.entries.iter();
             let entries = entries.filter_map(|index| self.policy.mangle.get(*index));
             let change = |entry: &policy::PolicyMangle| {
-                let change = entry.change.as_ref()?.value;
-                Some((SideEffect::Change(change), entry.span))
+                let effect = match entry.change.as_ref()?.value {
+                    MangleChange::Drop => SideEffect::Drop,
+                    change => SideEffect::Change(change),
+                };
+                Some((effect, entry.span))
             };
             entries.filter_map(change).collect()
         };
@@ -562,6 +566,7 @@ pub(super) fn place(policy: &Policy, decision: &Decision, packet: &Packet) -> Op
     match decision.by {
         DecidedBy::Rule(index) => policy.rules.get(index).map(|rule| rule.span),
         DecidedBy::Nat(index) => policy.nat.get(index).map(|entry| entry.span),
+        DecidedBy::Mangle(index) => policy.mangle.get(index).map(|entry| entry.span),
         DecidedBy::Raw(index) | DecidedBy::RawDrop(index) => {
             policy.raw.get(index).map(|entry| entry.span)
         }

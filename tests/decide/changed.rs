@@ -4,7 +4,7 @@ use fwc::analysis::BaseChain;
 use fwc::internals::verify::SideEffect;
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Hook, Packet};
-use fwc::policy::{self, Circumstance, Moment, RawTreatment, Treatment};
+use fwc::policy::{self, Circumstance, MangleChange, Moment, RawTreatment, Treatment};
 
 use crate::views::Compiled;
 
@@ -35,7 +35,10 @@ pub fn asked(compiled: &Compiled, packet: &Packet) -> [Vec<SideEffect>; 2] {
         let mangled = policy::mangle(&compiled.policy, packet, 0, moment, &usual);
         let entries = mangled.entries.iter();
         let changes = entries.map(|entry| compiled.policy.mangle[*entry].change.as_ref().unwrap());
-        SideEffect::once(changes.map(|change| SideEffect::Change(change.value)))
+        SideEffect::once(changes.map(|change| match change.value {
+            MangleChange::Drop => SideEffect::Drop,
+            change => SideEffect::Change(change),
+        }))
     })
 }
 

@@ -128,6 +128,8 @@ impl Sample {
             "ttl",
             "classify",
             "tproxy",
+            "checksum",
+            "drop",
         ]);
         keys.one_of(random, "type", &[kind]);
         let asks_host = |keys: &Keys, key: &str| {
@@ -135,10 +137,24 @@ impl Sample {
                 .iter()
                 .any(|(other, value)| *other == key && value.contains("host"))
         };
-        if ["clamp-mss", "classify"].contains(&kind) && asks_host(&keys, "to") {
+        if ["clamp-mss", "classify", "checksum"].contains(&kind) && asks_host(&keys, "to") {
             leave(&mut keys, "to");
         }
         match kind {
+            "checksum" => {
+                for key in ["from", "mac", "tcp-flags", "user", "group"] {
+                    leave(&mut keys, key);
+                }
+                if random.once_in(2) {
+                    keys.one_of(random, "from", &["host", "any"]);
+                }
+                keys.one_of(random, "service", &["53/udp", "67-68/udp"]);
+            }
+            "drop" => {
+                if random.once_in(2) {
+                    keys.one_of(random, "mark", &["0x10/0xff", "1", "0x100/0x100"]);
+                }
+            }
             "clamp-mss" => {
                 leave(&mut keys, "tcp-flags");
                 if keys.has("service") && !keys.has("tcp") {

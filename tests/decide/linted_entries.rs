@@ -328,6 +328,7 @@ fn is_written(change: MangleChange) -> bool {
         MangleChange::ClampMss(_)
             | MangleChange::Dscp(_)
             | MangleChange::HopLimit(_)
+            | MangleChange::Checksum
             | MangleChange::Classify(..)
     )
 }
@@ -340,6 +341,8 @@ struct Written {
     hops: i32,
     class: (u16, u16),
     mark: u32,
+    checksum: bool,
+    dropped: bool,
 }
 
 fn written(policy: &Policy, packet: &Packet, moment: Moment, throw: u64) -> Written {
@@ -352,6 +355,8 @@ fn written(policy: &Policy, packet: &Packet, moment: Moment, throw: u64) -> Writ
         hops: 77,
         class: (7, 7),
         mark: mangled.mark,
+        checksum: false,
+        dropped: mangled.dropped.is_some(),
     };
     for entry in mangled.entries {
         let Some(change) = &policy.mangle[entry].change else {
@@ -375,7 +380,9 @@ fn written(policy: &Policy, packet: &Packet, moment: Moment, throw: u64) -> Writ
             MangleChange::SetMark(_)
             | MangleChange::SaveMark(_)
             | MangleChange::RestoreMark(_)
+            | MangleChange::Drop
             | MangleChange::Proxy(_) => {}
+            MangleChange::Checksum => written.checksum = true,
         }
     }
     written
@@ -391,7 +398,7 @@ fn written_the_same(
     for _ in 0..PACKETS {
         let packet = sample.packet(random);
         for throw in 0..THROWS {
-            for moment in [Moment::Arrival, Moment::Hook] {
+            for moment in [Moment::Arrival, Moment::Hook, Moment::Departure] {
                 let written = |policy| written(policy, &packet, moment, throw);
                 let (one, other) = (written(one), written(other));
                 if one != other {

@@ -19,11 +19,13 @@ use crate::support::tools::Backend;
 /// One test for each subject and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(Backend) -> Result<Completion, String>;
-    let tests: [(&str, Body); 4] = [
+    let tests: [(&str, Body); 6] = [
         ("changed-on-the-wire", on_the_wire),
         ("marks", marks),
         ("untracked", untracked),
         ("helper", helper),
+        ("dropped", dropped),
+        ("checksum", checksum),
     ];
     let mut trials = Vec::new();
     for (name, body) in tests {
@@ -276,6 +278,122 @@ service = ["files", "2121/tcp"]
         let other = expecting(Reply::Silence, || tcp(&line.server, &line.client, unnamed))?;
         if other != Reply::Silence {
             return Err(format!("a port that nobody named: {other}"));
+        }
+    }
+    Ok(Completion::Completed)
+}
+
+/// Entries of raw and mangle drop what arrives, what goes through and what the router sends, and nothing on lo; those of raw
+/// before conntrack sees it, those of mangle by a mark.
+fn dropped(backend: Backend) -> Result<Completion, String> {
+    let line = Line::new()?;
+    let policy = format!(
+        "{NAMES}{}",
+        r#"
+[[rules]]
+service = ["80-90/tcp"]
+[[raw]]
+type = "drop"
+from = ["lan", "host"]
+service = "81/tcp"
+[[raw]]
+type = "drop"
+from = "host"
+to = "wan"
+service = "82/tcp"
+[[mangle]]
+type = "mark"
+from = ["lan", "host"]
+service = ["83/tcp", "84/tcp"]
+set = "0x10/0x10"
+[[mangle]]
+type = "drop"
+from = ["any", "host"]
+mark = "0x10/0x10"
+service = "83/tcp"
+[[mangle]]
+type = "drop"
+from = "lan"
+to = "wan"
+mark = "0x10/0x10"
+"#
+    );
+    line.load(backend, &policy)?;
+    let (client, router, server) = (&line.client, &line.router, &line.server);
+    for (there, here) in SERVER.into_iter().zip(["10.1.0.1", "2001:db8:1::1"]) {
+        let [there, here]: [IpAddr; 2] =
+            [there, here].map(|text| text.parse().unwrap_or(IpAddr::from([0; 4])));
+        for (from, to, address, port, wanted) in [
+            (client, server, there, 80, Reply::Answer),
+            (client, server, there, 81, Reply::Silence),
+            (client, router, here, 81, Reply::Silence),
+            (router, server, there, 81, Reply::Silence),
+            (router, router, here, 81, Reply::Answer),
+            (client, server, there, 82, Reply::Answer),
+            (router, server, there, 82, Reply::Silence),
+            (client, server, there, 83, Reply::Silence),
+            (client, router, here, 83, Reply::Silence),
+            (router, server, there, 83, Reply::Silence),
+            (router, router, here, 83, Reply::Answer),
+            (client, server, there, 84, Reply::Silence),
+            (client, router, here, 84, Reply::Answer),
+            (router, server, there, 84, Reply::Answer),
+        ] {
+            let address = SocketAddr::new(address, port);
+            let found = expecting(wanted, || tcp(from, to, address))?;
+            if found != wanted {
+                return Err(format!("{address}: wanted {wanted}, found {found}"));
+            }
+        }
+    }
+    let list = line.router.run("conntrack", &["-L"], "")?;
+    // What the router sends to itself is tracked.
+    let own = ["src=10.1.0.1 ", "src=2001:db8:1::1 "];
+    let is_own = |flow: &&str| own.iter().any(|own| flow.contains(own));
+    let mut flows = list.lines().filter(|flow| !is_own(flow));
+    match flows.find(|flow| flow.contains("dport=81 ")) {
+        Some(flow) => Err(format!("tracked: {flow}")),
+        None => Ok(Completion::Completed),
+    }
+}
+
+/// The rule counts what leaves to the port, whoever sends it, and the datagrams arrive.
+fn checksum(backend: Backend) -> Result<Completion, String> {
+    let line = Line::new()?;
+    let policy = format!(
+        "{NAMES}{}",
+        r#"
+[[mangle]]
+type = "checksum"
+from = "host"
+to = "wan"
+service = "68/udp"
+"#
+    );
+    line.load(backend, &policy)?;
+    for (family, server) in Family::ALL.into_iter().zip(SERVER) {
+        let server: IpAddr = server.parse().map_err(|_| "an address")?;
+        for (from, port, wanted) in [
+            (&line.router, 68, true),
+            (&line.client, 68, true),
+            (&line.router, 69, false),
+        ] {
+            let count = || -> Result<Counters, String> {
+                let saved = line.router.save(backend, family, &["-c"])?;
+                Ok(Counters::parse(&saved))
+            };
+            let before = count()?;
+            let reply = udp(from, &line.server, SocketAddr::new(server, port))?;
+            if reply != Reply::Answer {
+                return Err(format!("{server}:{port}: {reply}"));
+            }
+            let counted = count()?.since(&before)?;
+            let filled = counted
+                .iter()
+                .any(|one| one.text.contains("CHECKSUM --checksum-fill"));
+            if filled != wanted {
+                return Err(format!("port {port}: {counted:?}"));
+            }
         }
     }
     Ok(Completion::Completed)

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Circumstance, Decision, Evaluation, Moment, NatChain, NewAddress, NewEnd, mangle};
-use super::{RawTreatment, raw, translate_when};
+use super::{
+    Circumstance, DecidedBy, Decision, Evaluation, Moment, NatChain, NewAddress, NewEnd, mangle,
+};
+use super::{PolicyVerdict, RawTreatment, raw, translate_when};
 use crate::net::{
     AddressRange, Family, Hook, Packet, PortRange, Protocol, State, Translated, address_of,
 };
@@ -34,7 +36,7 @@ pub struct PolicyTrace {
     pub translated: Option<NewEnd>,
     /// The packet as the filter table sees it.
     pub packet: Packet,
-    /// The decision of the filter table, or of the raw table before it.
+    /// The decision of the filter table, or of the raw or the mangle table before it.
     pub decision: Decision,
 }
 
@@ -76,10 +78,24 @@ pub fn follow(
         NatChain::Output => Moment::Hook,
         _ => Moment::Arrival,
     };
-    arriving.mark(first);
-    let translated = arriving.translate(chain);
-    if first == Moment::Arrival {
-        arriving.mark(Moment::Hook);
+    let mut dropped = arriving.mark(first);
+    let mut translated = None;
+    if dropped.is_none() {
+        translated = arriving.translate(chain);
+        if first == Moment::Arrival {
+            dropped = arriving.mark(Moment::Hook);
+        }
+    }
+    if let Some(entry) = dropped {
+        return PolicyTrace {
+            translated,
+            packet: arriving.packet,
+            decision: Decision {
+                verdict: PolicyVerdict::Drop,
+                by: DecidedBy::Mangle(entry),
+                logs: Vec::new(),
+            },
+        };
     }
     PolicyTrace {
         translated,
@@ -125,12 +141,14 @@ impl Arriving<'_> {
         }
     }
 
-    fn mark(&mut self, moment: Moment) {
+    /// Applies the mangle table at a moment. Returns the entry that drops the packet.
+    fn mark(&mut self, moment: Moment) -> Option<usize> {
         let packet = &self.packet;
         let holds = |asked: Circumstance<'_>| self.chance.holds(asked, packet);
         let marked = mangle(self.policy, packet, self.connection_mark, moment, &holds);
         self.connection_mark = marked.connection_mark;
         (self.packet.mark, self.packet.hop_limit) = (marked.mark, marked.hop_limit);
+        marked.dropped
     }
 
     fn translate(&mut self, chain: NatChain) -> Option<NewEnd> {

@@ -14,6 +14,8 @@ pub enum Moment {
     Arrival,
     /// The chain of the packet's own hook.
     Hook,
+    /// POSTROUTING, after routing. Packets to this host do not pass it.
+    Departure,
 }
 
 /// The effect of mangle entries on a packet.
@@ -27,6 +29,8 @@ pub struct Mangled {
     pub connection_mark: u32,
     /// The packet's hop limit afterwards.
     pub hop_limit: u8,
+    /// The entry that drops the packet, by its index in [`Policy::mangle`]; it is the last of `entries`.
+    pub dropped: Option<usize>,
 }
 
 /// Applies the entries of a moment to a packet, in turn: a later entry sees the mark that an earlier one set. A
@@ -127,6 +131,10 @@ pub fn mangle(
                 }
                 break;
             }
+            Some(MangleChange::Drop) => {
+                mangled.dropped = Some(index);
+                break;
+            }
             _ => {}
         }
     }
@@ -172,14 +180,36 @@ impl Evaluation<'_> {
     /// Returns `true` if the packet takes a path of the entry at a moment.
     fn has_path(&self, packets: &PolicyRule, change: MangleChange, moment: Moment) -> bool {
         let (from, to) = (written(&packets.from), written(&packets.to));
+        let (came, leaves) = (
+            self.packet.in_device.as_deref(),
+            self.packet.out_device.as_deref(),
+        );
+        if change == MangleChange::Checksum {
+            // POSTROUTING does not show where a packet came from.
+            return moment == Moment::Departure
+                && self.packet.hook != Hook::Input
+                && to.iter().any(|to| self.is_at(to, leaves, false));
+        }
+        // `loopback` accepts everything on lo.
+        let device = match (moment, self.packet.hook) {
+            (Moment::Hook, Hook::Forward) | (Moment::Departure, _) => None,
+            (Moment::Hook, Hook::Output) => leaves,
+            (Moment::Arrival, _) | (Moment::Hook, Hook::Input) => came,
+        };
+        let is_kept = device == Some("lo") && self.keeps_loopback();
+        if change == MangleChange::Drop && is_kept {
+            return false;
+        }
         let marks = matches!(
             change,
             MangleChange::SetMark(_)
                 | MangleChange::SaveMark(_)
                 | MangleChange::RestoreMark(_)
                 | MangleChange::Proxy(_)
+                | MangleChange::Drop
         );
-        // `ip rule` can route by marks, so they are set before routing, unless `to` needs the outgoing device.
+        // `ip rule` can route by marks, so they are set before routing, unless `to` needs the outgoing device. What drops by
+        // marks stands with what sets them.
         let early = marks && packets.to.is_none();
         let came_in = self.packet.hook != Hook::Output;
         match (early && came_in, moment) {

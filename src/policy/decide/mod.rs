@@ -74,6 +74,8 @@ pub enum DecidedBy {
     Antispoof,
     /// The entry of this index in [`Policy::raw`], which drops the packet.
     RawDrop(usize),
+    /// The entry of this index in [`Policy::mangle`], which drops the packet.
+    Mangle(usize),
     /// `loopback`
     Loopback,
     /// `established`

@@ -1,4 +1,4 @@
-//! `[[mangle]]`: changes to packets.
+//! `[[mangle]]`: changes to packets, and packets to drop by their marks.
 
 use std::net::IpAddr;
 
@@ -36,6 +36,10 @@ pub enum MangleChange {
     Classify(u16, u16),
     /// Hands the packet to a socket of this host, with its addresses unchanged (transparent proxy).
     Proxy(Proxy),
+    /// Computes the checksum, where the packet leaves it to the network card.
+    Checksum,
+    /// Drops the packet.
+    Drop,
 }
 
 /// A change of the time to live.
@@ -74,7 +78,11 @@ pub struct PolicyMangle {
 pub(super) const KEYS: TableKeys = TableKeys {
     of: "a mangle entry",
     known: &[
-        Key::new("type", Shape::Word(&TYPES), "What is changed.")
+        Key::new(
+            "type",
+            Shape::Word(&TYPES),
+            "What is changed; `drop`: the packets are dropped, by their marks for example.",
+        )
             .example("'clamp-mss'")
             .required(),
         Key::new(
@@ -155,6 +163,8 @@ enum Type {
     Ttl,
     Classify,
     Tproxy,
+    Checksum,
+    Drop,
 }
 
 const TYPES: &[(&str, Type)] = &[
@@ -164,6 +174,8 @@ const TYPES: &[(&str, Type)] = &[
     ("ttl", Type::Ttl),
     ("classify", Type::Classify),
     ("tproxy", Type::Tproxy),
+    ("checksum", Type::Checksum),
+    ("drop", Type::Drop),
 ];
 
 /// Returns the keys that a type has for its change.
@@ -173,6 +185,7 @@ const fn own_keys(kind: Type) -> &'static [&'static str] {
         Type::Mark => &["set", "save", "restore"],
         Type::Ttl => &["set", "increase", "decrease"],
         Type::Tproxy => &["to-port", "to-address", "set"],
+        Type::Checksum | Type::Drop => &[],
     }
 }
 
@@ -231,6 +244,8 @@ fn read_change(
             MangleChange::Classify(major, minor)
         }
         Type::Tproxy => MangleChange::Proxy(read_proxy(table, kind.span, sink)?),
+        Type::Checksum => MangleChange::Checksum,
+        Type::Drop => MangleChange::Drop,
     };
     Some(Located::new(change, kind.span))
 }

@@ -92,7 +92,7 @@ impl Chain<'_> {
     fn role(&self, other: usize, at: usize, is_met: bool) -> Role {
         let (one, two) = (self.lines[other].change, self.lines[at].change);
         match is_met {
-            false if matches!(one, MangleChange::Proxy(_)) => Role::Takes,
+            false if is_last(one) => Role::Takes,
             false => Role::Marks,
             true if other < at => Role::DidSame,
             true if one == two => Role::DoesSame,
@@ -141,11 +141,10 @@ impl Chain<'_> {
                         | MangleChange::RestoreMark(_)
                 )
             }
-            // TPROXY ends the chain, so later entries never see its packets.
-            MangleChange::Proxy(_) => false,
+            _ if is_last(mine) => false,
             _ => discriminant(&mine) == discriminant(&other),
         };
-        if let MangleChange::Proxy(_) = mine {
+        if is_last(mine) {
             let mut behind = self.lines[at + 1..].iter();
             if behind.any(|line| line.change == mine) {
                 return Ok(true);
@@ -243,16 +242,23 @@ fn but(kept: &[bool], at: usize) -> Vec<bool> {
     fewer
 }
 
+/// Returns `true` if later entries never see the packets of the change: TPROXY and DROP end the chain.
+fn is_last(change: MangleChange) -> bool {
+    matches!(change, MangleChange::Proxy(_) | MangleChange::Drop)
+}
+
 /// Returns `true` if nothing reads the change before the end of the table: neither other entries nor routing.
 fn is_seen_at_the_end(change: MangleChange) -> bool {
     match change {
         MangleChange::ClampMss(_)
         | MangleChange::Dscp(_)
         | MangleChange::HopLimit(_)
+        | MangleChange::Checksum
         | MangleChange::Classify(..) => true,
         MangleChange::SetMark(_)
         | MangleChange::SaveMark(_)
         | MangleChange::RestoreMark(_)
+        | MangleChange::Drop
         | MangleChange::Proxy(_) => false,
     }
 }
@@ -269,6 +275,6 @@ fn is_absolute(change: MangleChange) -> bool {
 
 /// Returns `true` if one of two changes in a row is enough, whichever it is.
 fn is_repeated(one: MangleChange, two: MangleChange) -> bool {
-    // TCPMSS only lowers the segment size, so the same clamp twice is one.
-    matches!(one, MangleChange::ClampMss(_)) && one == two
+    // TCPMSS only lowers the segment size, so the same clamp twice is one. A filled checksum is right.
+    matches!(one, MangleChange::ClampMss(_) | MangleChange::Checksum) && one == two
 }

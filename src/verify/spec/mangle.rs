@@ -2,7 +2,7 @@
 
 use super::Spec;
 use super::custom;
-use super::matching::Matching;
+use super::matching::{Matching, PacketEnd, in_scope};
 use super::raw;
 use crate::analysis::{BaseChain, Flow, GaveUp, RuleStep, Set, Space, Verdict, Write};
 use crate::iptables::{ChainPolicy, HopChange, TableName, Tos};
@@ -51,8 +51,16 @@ pub(in crate::verify) fn packets(
         BaseChain::Prerouting | BaseChain::Input => Hook::Input,
         BaseChain::Forward => Hook::Forward,
         BaseChain::Output => Hook::Output,
-        BaseChain::Postrouting => return Ok(space.none()),
+        BaseChain::Postrouting => {
+            return match change {
+                MangleChange::Checksum => leaving(plan, space, rule),
+                _ => Ok(space.none()),
+            };
+        }
     };
+    if *change == MangleChange::Checksum {
+        return Ok(space.none());
+    }
     let matching = Matching { plan, space, hook };
     let when = match (entry.before_routing(), chain) {
         (true, BaseChain::Prerouting) => matching.arriving(rule)?,
@@ -92,8 +100,35 @@ pub(in crate::verify) fn packets(
         MangleChange::HopLimit(_) if space.family() == Family::V6 && rule.service.is_none() => {
             space.minus(when, space.protocol(Protocol::ICMPV6)?)
         }
+        // `loopback` accepts everything on lo.
+        MangleChange::Drop => {
+            let loopback = &plan.defaults[space.family()].loopback;
+            match hook {
+                Hook::Input if loopback.input => space.minus(when, space.in_device("lo")?),
+                Hook::Output if loopback.output => space.minus(when, space.out_device("lo")?),
+                Hook::Input | Hook::Output | Hook::Forward => Ok(when),
+            }
+        }
         _ => Ok(when),
     }
+}
+
+/// Returns the packets of a rule that leave, wherever they came from.
+fn leaving(plan: &Plan, space: &Space, rule: &PlannedRule) -> Result<Set, GaveUp> {
+    if !rule.enabled || !in_scope(rule, space.family()) {
+        return Ok(space.none());
+    }
+    let hook = Hook::Forward;
+    let matching = Matching { plan, space, hook };
+    let mut places = Vec::new();
+    for to in rule.to.iter().flatten() {
+        places.push(matching.at(*to, &rule.destination, PacketEnd::To)?);
+    }
+    let mut places = space.any(places)?;
+    if let Some(source) = &rule.source {
+        places = space.and(places, matching.meant(source, PacketEnd::From)?)?;
+    }
+    matching.keys(rule, places)
 }
 
 /// Returns the steps that apply a change to the packets of a set.
@@ -154,5 +189,7 @@ pub(in crate::verify) fn steps(
             );
             RuleStep::verdict(when, Verdict::Target(target.into()))
         }
+        MangleChange::Checksum => RuleStep::effect(when, "CHECKSUM --checksum-fill"),
+        MangleChange::Drop => RuleStep::verdict(when, Verdict::Drop),
     }])
 }
