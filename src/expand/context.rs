@@ -152,6 +152,7 @@ pub struct LineContext {
     pub custom: Option<String>,
     /// the line changes its packets, and has no `target`
     pub change: Option<ChangeContext>,
+    /// empty for a line that only counts
     pub target: String,
     /// the target is a chain to enter by `-g`, which returns to the caller of this chain
     pub goto: bool,

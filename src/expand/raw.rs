@@ -285,7 +285,7 @@ fn reply_target(rule: &PlannedRule) -> Option<&'static str> {
         _ if !untracked || rule.original.is_some() => None,
         RuleAction::Accept => Some("ACCEPT"),
         RuleAction::Drop | RuleAction::Reject(_) if !reversed(rule).1 => Some("RETURN"),
-        RuleAction::Drop | RuleAction::Reject(_) | RuleAction::Log => None,
+        RuleAction::Drop | RuleAction::Reject(_) | RuleAction::Log | RuleAction::Continue => None,
     }
 }
 

@@ -368,7 +368,11 @@ impl InHook<'_> {
             .map(|connections| connections.over);
         let over_limit = rule.limit.as_ref().map(|limit| limit.over);
         let mut lines = Vec::new();
-        let mut verdicts = self.verdicts(everything);
+        let mut verdicts = match rule.action {
+            // Packets within the limit must skip the lines for those beyond it.
+            RuleAction::Continue if limit.is_some() => to("RETURN", everything),
+            _ => self.verdicts(everything),
+        };
         match log {
             Some(log) if over_limit == Some(Over::Continue) => {
                 lines.extend(connections);
@@ -488,6 +492,8 @@ impl InHook<'_> {
             RuleAction::Drop => to("DROP", line),
             RuleAction::Reject(with) => reject(with[self.family], self.family, line),
             RuleAction::Log => Vec::new(),
+            // A line without a target counts.
+            RuleAction::Continue => to("", line),
         }
     }
 
@@ -537,7 +543,7 @@ impl InHook<'_> {
     fn may_continue(&self) -> bool {
         let limit = self.rule.limit.map(|limit| limit.over);
         let connections = self.rule.connections.map(|connections| connections.over);
-        self.rule.action == RuleAction::Log
+        matches!(self.rule.action, RuleAction::Log | RuleAction::Continue)
             || [limit, connections].contains(&Some(Over::Continue))
             || self.counting().is_some()
     }

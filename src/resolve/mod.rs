@@ -199,6 +199,7 @@ impl Resolver<'_> {
             Action::Accept => RuleAction::Accept,
             Action::Drop => RuleAction::Drop,
             Action::Log => RuleAction::Log,
+            Action::Continue => RuleAction::Continue,
             Action::Reject => {
                 let own = value(reject_with);
                 RuleAction::Reject(PerFamily::from_fn(|family| {
@@ -401,6 +402,7 @@ fn label(rule: &policy::PolicyRule) -> String {
         Action::Drop => "drop",
         Action::Reject => "reject",
         Action::Log => "log",
+        Action::Continue => "continue",
     };
     described("rule", action, rule)
 }

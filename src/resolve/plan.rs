@@ -272,6 +272,8 @@ pub enum RuleAction {
     Reject(PerFamily<RejectWith>),
     /// Log the packet and continue with the next rule.
     Log,
+    /// Count the packet and continue with the next rule.
+    Continue,
 }
 
 /// A group of addresses that the kernel keeps in an ipset of each family.

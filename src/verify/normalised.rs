@@ -60,6 +60,8 @@ pub(super) struct Normalised {
     /// The effects of log rules that packets can reach by several paths: for these the order of the effects is not the order
     /// in which a packet meets them.
     pub unordered: HashSet<Effect>,
+    /// The `-m comment` of each rule without a target, by the effect that replaces it: such rules only count.
+    pub counts: HashMap<Effect, Option<String>>,
     /// The log rules that no policy produces: line and text.
     pub strange: Vec<(u32, String)>,
     conditions: HashMap<(TableName, RuleId), Vec<Replaced>>,
@@ -84,6 +86,7 @@ impl Normalised {
             ruleset: ruleset.clone(),
             logs: HashMap::new(),
             unordered: HashSet::new(),
+            counts: HashMap::new(),
             strange: Vec::new(),
             conditions: HashMap::new(),
         };
@@ -98,6 +101,7 @@ impl Normalised {
             }
         }
         normalised.logs(ruleset.family, &custom);
+        normalised.counting(&custom);
         normalised
     }
 
@@ -187,6 +191,26 @@ impl Normalised {
         }
     }
 
+    /// Replaces the rules without a target by effects, so that the packets that they count can be compared.
+    fn counting(&mut self, custom: &impl Fn(TableName, &str, &Rule) -> bool) {
+        let tables = self.ruleset.tables.iter_mut();
+        for table in tables.filter(|table| table.name == TableName::Filter) {
+            for chain in &mut table.chains {
+                for rule in &mut chain.rules {
+                    if rule.target != Target::None || custom(table.name, &chain.name, rule) {
+                        continue;
+                    }
+                    let comment = rule.matches.iter().find_map(|condition| match condition {
+                        Match::Comment(text) => Some(text.to_string()),
+                        _ => None,
+                    });
+                    rule.target = effect_target(format!("count-{:08}", self.counts.len()));
+                    self.counts.insert(effect_of(&rule.target), comment);
+                }
+            }
+        }
+    }
+
     /// Replaces the log rules by effects. The limit of a log rule only decides how often the line is written, so it becomes
     /// part of the line.
     fn logs(&mut self, family: Family, custom: &impl Fn(TableName, &str, &Rule) -> bool) {
@@ -208,21 +232,31 @@ impl Normalised {
                     continue;
                 };
                 rule.matches.retain(|condition| !is_limit(condition));
-                rule.target = Target::Log(Box::new(LogTarget {
-                    // Effects sort by name, so this keeps the order in which packets meet the lines.
-                    prefix: format!("line-{:08}", self.logs.len()).into(),
-                    level: LogTarget::DEFAULT_LEVEL,
-                    flags: [false; 5],
-                }));
-                let text = rule.target.to_text();
-                let effect = text.strip_prefix("-j ").unwrap_or(&text);
+                // Effects sort by name, so this keeps the order in which packets meet the lines.
+                rule.target = effect_target(format!("line-{:08}", self.logs.len()));
+                let effect = effect_of(&rule.target);
                 if several.contains(&id.chain) {
-                    self.unordered.insert(effect.into());
+                    self.unordered.insert(effect.clone());
                 }
-                self.logs.insert(effect.into(), line);
+                self.logs.insert(effect, line);
             }
         }
     }
+}
+
+/// Returns a target that the analysis reads as an effect with this name.
+fn effect_target(name: String) -> Target {
+    Target::Log(Box::new(LogTarget {
+        prefix: name.into(),
+        level: LogTarget::DEFAULT_LEVEL,
+        flags: [false; 5],
+    }))
+}
+
+/// Returns the effect that the analysis reads from a target of [`effect_target`].
+fn effect_of(target: &Target) -> Effect {
+    let text = target.to_text();
+    text.strip_prefix("-j ").unwrap_or(&text).into()
 }
 
 /// Numbers the conditions that count, for each base chain and kind.

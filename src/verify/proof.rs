@@ -82,6 +82,13 @@ pub enum DisagreementKind {
     },
     /// A log rule that no log class of a policy produces: its line in the file (0 if unknown) and its text.
     UnexpectedLog(u32, String),
+    /// The rules that only count (`action = "continue"`) do not count the packets of the policy's rule.
+    Counted {
+        /// The hook.
+        hook: Hook,
+        /// The comment of the rule; `None` for all rules without a comment.
+        comment: Option<String>,
+    },
     /// A base chain of the filter table has another chain policy.
     ChainPolicy {
         /// The hook.

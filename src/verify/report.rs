@@ -42,6 +42,13 @@ impl Disagreement {
             DisagreementKind::UnexpectedLog(line, text) => structural(format!(
                 "line {line}: no log class of the policy produces `{text}`"
             )),
+            DisagreementKind::Counted { hook, comment } => structural(format!(
+                "in {hook} the lines {} count other packets than the policy says",
+                match comment {
+                    Some(comment) => format!("with the comment `{comment}`"),
+                    None => "without a target".to_owned(),
+                }
+            )),
             DisagreementKind::ChainPolicy {
                 hook,
                 wanted,

@@ -2,7 +2,7 @@
 
 use crate::generate::{MATCHES, PORT_LITERALS, Random, Sample};
 
-const ACTIONS: [&str; 5] = ["accept", "accept", "drop", "reject", "log"];
+const ACTIONS: [&str; 6] = ["accept", "accept", "drop", "reject", "log", "continue"];
 const STATES: [&str; 5] = ["new", "established", "related", "invalid", "untracked"];
 const TCP_SERVICES: [&str; 4] = ["ssh", "22/tcp", "80-90/tcp", "1024-65535/tcp"];
 
@@ -368,6 +368,7 @@ fn protocols(random: &mut Random, services: &[String], keys: &mut Keys) {
 fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
     let over: &[&str] = match action {
         "accept" => &["drop", "reject", "continue"],
+        "continue" => &["drop", "reject"],
         _ => &["continue"],
     };
     let mut goes_on = false;
@@ -380,7 +381,7 @@ fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
         let limit = format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}");
         keys.set("limit", limit);
     }
-    if action == "accept" && random.once_in(8) {
+    if ["accept", "continue"].contains(&action) && random.once_in(8) {
         let max = *random.pick(&["1", "20"]);
         // A rule that logs goes on beyond both or beyond none.
         let over: &[&str] = if logs && goes_on { &["continue"] } else { over };

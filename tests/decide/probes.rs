@@ -61,7 +61,7 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
     for (number, probe) in (1..).zip(&case.probes) {
         let (circumstances, packet) = (probe.circumstances()?, probe.packet()?);
         if let Some((chain, expected)) = probe.translation()? {
-            let holds = |it: Circumstance<'_>| holds(&circumstances, it, &packet);
+            let holds = |it: Circumstance<'_>| holds(policy, &circumstances, it, &packet);
             let end = policy::translate_when(policy, &packet, chain, &holds);
             if made(end) != expected {
                 let why = &probe.why;
@@ -74,7 +74,7 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
                 by_custom(policy, position, &packet, &circumstances).is_some()
             }
             Circumstance::Matches(text) => hold(&text.value, &circumstances, &packet),
-            it => holds(&circumstances, it, &packet),
+            it => holds(policy, &circumstances, it, &packet),
         });
         let said = match (decision.verdict, decision.by) {
             // Alone on the host, with base chains that accept.
@@ -155,9 +155,18 @@ fn hold(matches: &str, this: &Circumstances, packet: &Packet) -> bool {
 }
 
 /// Whether a circumstance of the policy holds, by the words of the language.
-fn holds(this: &Circumstances, circumstance: Circumstance<'_>, packet: &Packet) -> bool {
+fn holds(
+    policy: &Policy,
+    this: &Circumstances,
+    circumstance: Circumstance<'_>,
+    packet: &Packet,
+) -> bool {
     match circumstance {
-        Circumstance::WithinLimit(_) | Circumstance::WithinConnections(_) => !this.beyond,
+        Circumstance::WithinLimit(rule) => {
+            let limit = policy.rules[rule].limit.as_ref();
+            !this.is_beyond(limit.map(|limit| limit.burst))
+        }
+        Circumstance::WithinConnections(_) => !this.beyond,
         Circumstance::User(id) => this.user == Some(id),
         Circumstance::Group(id) => this.group == Some(id),
         Circumstance::Time(schedule) => this.at.is_none_or(|at| is_time(schedule, at)),

@@ -20,6 +20,8 @@ pub struct Circumstances {
     pub earlier: usize,
     /// Those were too many.
     pub beyond: bool,
+    /// How many came before, where the burst says whether those were too many.
+    pub before: Option<usize>,
     /// In UTC.
     pub at: Option<DateTime>,
     /// The extension header of IPv6 that stands before its protocol, by its number.
@@ -43,6 +45,12 @@ impl Circumstances {
     /// Whether the packet's source is in this set, which others fill.
     pub fn is_member(&self, set: &str) -> bool {
         self.member_of.iter().any(|name| name == set)
+    }
+
+    /// Whether a limit with this burst is used up; without one it is that of iptables.
+    pub fn is_beyond(&self, burst: Option<u32>) -> bool {
+        let burst = burst.unwrap_or(5) as usize;
+        self.before.map_or(self.beyond, |before| before >= burst)
     }
 
     /// Whether an authentication header stands before its protocol.
@@ -110,10 +118,10 @@ impl Circumstances {
     pub fn module_holds(&self, module: &Module) -> Option<bool> {
         let number = |name| module.setting(name)?.value.parse::<u32>().ok();
         match module.name {
-            "limit" => Some(!self.beyond),
+            "limit" => Some(!self.is_beyond(number("limit-burst"))),
             "hashlimit" => {
                 let above = module.setting("hashlimit-above").is_some();
-                Some(self.beyond == above)
+                Some(self.is_beyond(number("hashlimit-burst")) == above)
             }
             "connlimit" => {
                 let above = module.setting("connlimit-above").is_some();

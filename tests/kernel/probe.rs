@@ -47,6 +47,8 @@ pub struct Probe {
     earlier: usize,
     #[serde(default)]
     beyond: bool,
+    /// So many came just before, and whether those were too many is for the burst to say.
+    before: Option<usize>,
     at: Option<toml::value::Datetime>,
     /// It has an authentication header; of IPv6, where `protocol = "ah"` says no more.
     #[serde(default)]
@@ -153,8 +155,9 @@ impl Probe {
             user: self.user,
             group: self.group,
             member_of: self.member_of.clone(),
-            earlier: self.earlier,
+            earlier: self.before.unwrap_or(self.earlier),
             beyond: self.beyond,
+            before: self.before,
             at: at.transpose().map_err(|error| format!("at: {error}"))?,
             extension_header: (self.ah || self.is_ah_in_ipv6()?).then_some(51),
             length: self.length,

@@ -534,7 +534,7 @@ impl Evaluation<'_> {
             let verdict = match (beyond, action) {
                 (Some(Over::Drop), _) => PolicyVerdict::Drop,
                 (Some(Over::Reject), _) => PolicyVerdict::Reject(self.answer(None)),
-                (_, Action::Log) => continue,
+                (_, Action::Log | Action::Continue) => continue,
                 (_, Action::Accept) => PolicyVerdict::Accept,
                 (_, Action::Drop) => PolicyVerdict::Drop,
                 (_, Action::Reject) => PolicyVerdict::Reject(self.answer(own)),

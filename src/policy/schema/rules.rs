@@ -32,6 +32,8 @@ pub enum Action {
     Reject,
     /// Log them; the next rules decide.
     Log,
+    /// Count them; the next rules decide.
+    Continue,
 }
 
 /// The part of the chain that a rule is in.
@@ -228,7 +230,7 @@ pub(super) const KEYS: TableKeys = TableKeys {
         Key::new(
             "action",
             Shape::Word(&ACTIONS),
-            "What becomes of the packets; `log` logs them and goes on with the next rule.",
+            "What becomes of the packets; `log` logs them and goes on with the next rule, `continue` only counts them.",
         )
         .default("'accept'"),
         FROM,
@@ -286,6 +288,7 @@ const ACTIONS: &[(&str, Action)] = &[
     ("drop", Action::Drop),
     ("reject", Action::Reject),
     ("log", Action::Log),
+    ("continue", Action::Continue),
 ];
 
 const STAGES: &[(&str, RuleStage)] = &[("early", RuleStage::Early), ("main", RuleStage::Main)];

@@ -20,7 +20,8 @@ impl Checked<'_> {
         let family = Family::ALL.into_iter().find(|family| families.has(*family));
         let default = plan.defaults[family.unwrap_or(Family::V4)].actions.input;
         let (code, does, instead) = match self.rule.action {
-            RuleAction::Log => return,
+            // Neither decides packets, so both may mean all of them.
+            RuleAction::Log | RuleAction::Continue => return,
             RuleAction::Accept => (
                 Code::AcceptsEverything,
                 "accepts",

@@ -237,6 +237,27 @@ impl Checked<'_> {
             }
         }
         let continues = |over: Option<Over>| over == Some(Over::Continue);
+        if self.rule.action == RuleAction::Continue {
+            let limit = self.rule.limit.map(|limit| limit.over);
+            let connections = self.rule.connections.map(|connections| connections.over);
+            let written = [
+                (limit, self.written.limit.as_ref().map(|limit| limit.span)),
+                (
+                    connections,
+                    self.written.connections.as_ref().map(|one| one.span),
+                ),
+            ];
+            for (_, span) in written.into_iter().filter(|(over, _)| continues(*over)) {
+                sink.report(
+                    error(
+                        span.unwrap_or(self.rule.span),
+                        "this rule continues within its limit and beyond it",
+                    )
+                    .help("write `over = \"drop\"` or `over = \"reject\"` to throttle")
+                    .help("to limit log lines, write `action = \"log\"` with `limit`"),
+                );
+            }
+        }
         if let (Some(written), Some(connections)) =
             (&self.written.connections, self.rule.connections)
             && self.rule.log.is_some()
@@ -252,7 +273,7 @@ impl Checked<'_> {
             );
         }
         if let Some(written) = &self.written.connections
-            && self.rule.action != RuleAction::Accept
+            && !matches!(self.rule.action, RuleAction::Accept | RuleAction::Continue)
         {
             sink.report(
                 error(written.span, "`connections` on a rule that does not accept")

@@ -54,7 +54,8 @@ impl Untracked<'_> {
                 continue;
             };
             let loses = states.contains(&State::New) && !states.contains(&State::Untracked);
-            if !loses || rule.action == RuleAction::Log || !self.meets(rule)? {
+            let decides = !matches!(rule.action, RuleAction::Log | RuleAction::Continue);
+            if !loses || !decides || !self.meets(rule)? {
                 continue;
             }
             let span = span.first().map_or(rule.span, |state| state.span);

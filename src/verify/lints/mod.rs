@@ -175,7 +175,7 @@ fn unreached(
         RuleAction::Accept => default == DefaultAction::Accept,
         RuleAction::Drop => default == DefaultAction::Drop,
         RuleAction::Reject(_) => default == DefaultAction::Reject,
-        RuleAction::Log => return,
+        RuleAction::Log | RuleAction::Continue => return,
     };
     let written = policy.defaults.place(family, |keys| &keys.actions[hook]);
     let span = plan.rules[rule].span;

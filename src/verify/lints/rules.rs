@@ -203,7 +203,7 @@ impl<'a> LintedChain<'a> {
         };
         let denies = !matches!(
             self.plan.rules[index].action,
-            RuleAction::Accept | RuleAction::Log
+            RuleAction::Accept | RuleAction::Log | RuleAction::Continue
         );
         if line.verdict != Some(Verdict::Accept) || !denies || next.opaque {
             return Ok(None);

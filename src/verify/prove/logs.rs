@@ -1,4 +1,6 @@
-//! The comparison of log lines: the same lines for the same packets, in the same order.
+//! The comparison of log lines: the same lines for the same packets, in the same order; and of rules that only count.
+
+use std::collections::BTreeMap;
 
 use super::Prover;
 use crate::analysis::{BaseChain, Effect, GaveUp, Set};
@@ -17,7 +19,10 @@ impl Prover<'_> {
         let actual = sides.text.flow(self.space, place);
         // A wrong verdict usually makes the log wrong too; `verdicts` has reported these packets.
         let wrong = self.space.differ(expected.verdicts, actual.verdicts)?;
-        let (expected, actual) = (expected.effects, actual.effects);
+        let (mut expected, mut actual) = (expected.effects, actual.effects);
+        self.counts(sides, hook, &expected, &actual)?;
+        expected.retain(|effect, _| !sides.spec.counts.contains_key(effect));
+        actual.retain(|effect, _| !sides.normalised.counts.contains_key(effect));
         let mut wanted: Vec<(LogLine, Set)> = Vec::new();
         for (effect, set) in &expected {
             let logging = sides.spec.logs.get(effect);
@@ -92,6 +97,53 @@ impl Prover<'_> {
                 }
             };
             self.found(what);
+        }
+        Ok(())
+    }
+
+    /// Compares the packets that rules without a verdict count: those with a comment of a rule by this comment, all others
+    /// together, because a user's templates may leave the comments out.
+    fn counts(
+        &mut self,
+        sides: &BothSides<'_>,
+        hook: Hook,
+        expected: &BTreeMap<Effect, Set>,
+        actual: &BTreeMap<Effect, Set>,
+    ) -> Result<(), GaveUp> {
+        let (plan, space) = (self.plan, self.space);
+        let mut found: Vec<(Option<&str>, Set)> = Vec::new();
+        for (effect, set) in actual {
+            if let Some(comment) = sides.normalised.counts.get(effect) {
+                found.push((comment.as_deref(), *set));
+            }
+        }
+        let mut wanted: Vec<(Option<&str>, Set)> = Vec::new();
+        for (effect, set) in expected {
+            if let Some(rule) = sides.spec.counts.get(effect) {
+                let comment = plan
+                    .rules
+                    .get(*rule)
+                    .and_then(|rule| rule.comment.as_deref());
+                let is_found = found.iter().any(|(other, _)| *other == comment);
+                wanted.push((comment.filter(|_| is_found), *set));
+            }
+        }
+        for (comment, _) in &mut found {
+            let is_wanted = wanted.iter().any(|(other, _)| other == comment);
+            *comment = comment.filter(|_| is_wanted);
+        }
+        let mut comments: Vec<_> = wanted.iter().chain(&found).map(|one| one.0).collect();
+        comments.sort_unstable();
+        comments.dedup();
+        for comment in comments {
+            let own = |all: &[(Option<&str>, Set)]| {
+                let own = all.iter().filter(|(other, _)| *other == comment);
+                space.any(own.map(|(_, set)| *set))
+            };
+            if own(&wanted)? != own(&found)? {
+                let comment = comment.map(str::to_owned);
+                self.found(DisagreementKind::Counted { hook, comment });
+            }
         }
         Ok(())
     }

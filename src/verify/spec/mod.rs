@@ -32,6 +32,8 @@ pub struct Spec {
     pub behaviour: Behaviour,
     /// The log request that each of these effects stands for.
     pub logs: BTreeMap<Effect, LogRequest>,
+    /// The rule that each of these effects counts packets for, by index in [`Plan::rules`].
+    pub(super) counts: BTreeMap<Effect, usize>,
     /// The decisions in each hook, in order. The default is included only if it is a rule instead of a chain policy.
     pub(super) decisions: HashMap<Hook, Vec<SpecStep>>,
     /// The rate limits of rules, by hook and index in [`Plan::rules`].

@@ -210,7 +210,8 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
         let accepts = rule.action == RuleAction::Accept;
         // A rule that denies, but by properties that the reply does not show (such as a mark), may have let the request
         // pass, so it does not count.
-        let counts = accepts || rule.action != RuleAction::Log && !hides;
+        let denies = matches!(rule.action, RuleAction::Drop | RuleAction::Reject(_));
+        let counts = accepts || denies && !hides;
         // A packet without a connection has no original destination.
         let counts = counts && rule.original.is_none();
         if !counts || states.is_some_and(|states| !states.contains(&State::Untracked)) {

@@ -68,6 +68,13 @@ impl Steps<'_> {
         self.spec.logs.insert(effect, logging);
     }
 
+    /// Counts the packets of a rule, by index, and continues.
+    fn count(&mut self, when: Set, rule: usize) {
+        let effect: Effect = format!("count {rule:08}").into();
+        self.steps.push(RuleStep::effect(when, effect.clone()));
+        self.spec.counts.insert(effect, rule);
+    }
+
     pub fn drop(&mut self, when: Set) {
         self.decide(when, Verdict::Drop);
     }
@@ -254,6 +261,16 @@ impl SpecChain<'_> {
         }
         match action {
             RuleAction::Log => steps.pass_on(left),
+            RuleAction::Continue => {
+                // A limit shows in the verdicts of what is beyond it.
+                if limit.is_none() {
+                    steps.count(left, index);
+                }
+                // Steps of one rule are read together, so that this one would make the rule seem to decide all its packets.
+                if limit.is_none() && connections.is_none() {
+                    steps.pass_on(left);
+                }
+            }
             RuleAction::Accept => steps.accept(left),
             RuleAction::Drop => steps.drop(left),
             RuleAction::Reject(with) => self.reject(left, with[family], steps)?,
