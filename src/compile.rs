@@ -554,7 +554,8 @@ fn open_sets(plan: &Plan) -> Vec<String> {
         Members::Dynamic { .. } => Some(set.name.clone()),
         Members::Static(_) => None,
     });
-    let foreign = plan.rules.iter().filter_map(|rule| rule.ipset.clone());
+    let foreign = plan.rules.iter();
+    let foreign = foreign.filter_map(|rule| Some(rule.ipset.as_ref()?.name.clone()));
     let mut names: Vec<_> = dynamic.chain(foreign).collect();
     names.sort();
     names.dedup();

@@ -48,7 +48,7 @@ pub fn matches(
             .map(|name| SetContext {
                 not: "! ",
                 name,
-                side,
+                side: side.to_owned(),
             })
             .collect();
         let mut lines = match networks {
@@ -73,7 +73,7 @@ pub fn matches(
             sets: vec![SetContext {
                 not: "",
                 name: name.clone(),
-                side,
+                side: side.to_owned(),
             }],
             ..line
         }));

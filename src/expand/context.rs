@@ -117,11 +117,15 @@ pub struct LineContext {
     pub destination_range: Option<NegatableContext>,
     pub sets: Vec<SetContext>,
     pub mac: Option<String>,
+    /// every address of a device of Ethernet except these
+    pub not_macs: Vec<String>,
     /// one port or range, for the protocol's own match
     pub source_port: Option<String>,
     pub destination_port: Option<String>,
     /// the mask of flags and the flags that are set
     pub tcp_flags: Option<String>,
+    /// the same, negated
+    pub not_tcp_flags: Option<String>,
     /// several ports, for multiport
     pub source_ports: Option<String>,
     pub destination_ports: Option<String>,
@@ -130,6 +134,8 @@ pub struct LineContext {
     /// the packet has an authentication header (`-m ah`, IPv6)
     pub auth_header: bool,
     pub mark: Option<String>,
+    /// every mark except this one
+    pub not_mark: Option<String>,
     /// the type of the destination in the routing table: `LOCAL`
     pub destination_type: Option<NegatableContext>,
     pub states: Option<String>,
@@ -140,6 +146,9 @@ pub struct LineContext {
     /// a number as a string, since a template would take the user 0 for false
     pub uid: Option<String>,
     pub gid: Option<String>,
+    /// not sent by these users; what no process sends matches
+    pub not_uids: Vec<String>,
+    pub not_gids: Vec<String>,
     pub times: Vec<TimeContext>,
     pub connections: Option<ConnectionContext>,
     pub limit: Option<LimitContext>,
@@ -204,9 +213,20 @@ impl LineContext {
             ..self.clone()
         };
         let text = format!("{line:?}").replacen("not_protocol: None, ", "", 1);
-        let text = text.replacen("auth_header: false, ", "", 1);
-        let text = text.replacen("originals: [], matches: None, ", "", 1);
-        let text = text.replacen(", random: None, persistent: false", "", 1);
+        let later = [
+            "auth_header: false, ",
+            "not_macs: [], ",
+            "not_tcp_flags: None, ",
+            "not_mark: None, ",
+            "not_uids: [], ",
+            "not_gids: [], ",
+            "originals: [], ",
+            "matches: None, ",
+            ", random: None, persistent: false",
+        ];
+        let text = later
+            .iter()
+            .fold(text, |text, field| text.replacen(field, "", 1));
         let text = ["Set", "Connection", "Limit", "Time"]
             .iter()
             .fold(text, |text, name| {
@@ -251,8 +271,8 @@ pub struct OriginalContext {
 pub struct SetContext {
     pub not: &'static str,
     pub name: String,
-    /// `src` or `dst`
-    pub side: &'static str,
+    /// `src` or `dst`; of a set that fwc does not manage also several, with commas
+    pub side: String,
 }
 
 impl NegatableContext {

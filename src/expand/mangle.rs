@@ -9,7 +9,7 @@ use super::raw;
 use super::rules;
 use crate::net::{Family, Hook, MarkMatch, Protocol, TcpFlags, TcpFlagsMatch};
 use crate::policy::{self, HopLimitChange};
-use crate::resolve::{Endpoint, Plan, PlannedMangle, PlannedRule};
+use crate::resolve::{Endpoint, OneOf, Plan, PlannedMangle, PlannedRule};
 
 const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
@@ -98,10 +98,12 @@ fn add_answers(
 ) {
     let shown = |line: &LineContext| format!("{line:?}");
     let known: Vec<String> = lines.iter().map(shown).collect();
+    let flags = rule.tcp_flags.as_ref().and_then(|of| of.values.first());
+    let flags = flags.map(|flags| flags.to_string());
     let answers = raw::reply_lines(plan, rule, None, Hook::Forward, family, "").into_iter();
     let answers = answers.map(|line| LineContext {
         protocol: Some(Protocol::TCP.to_string()),
-        tcp_flags: rule.tcp_flags.map(|flags| flags.to_string()),
+        tcp_flags: flags.clone(),
         origin: origin.to_owned(),
         ..line
     });
@@ -255,10 +257,10 @@ fn matched(entry: &PlannedMangle) -> PlannedRule {
     if let policy::MangleChange::ClampMss(_) = entry.change {
         const SYN: TcpFlags = TcpFlags::SYN;
         const RST: TcpFlags = TcpFlags(4);
-        rule.tcp_flags = Some(TcpFlagsMatch {
+        rule.tcp_flags = Some(OneOf::only(TcpFlagsMatch {
             looked_at: TcpFlags(SYN.0 | RST.0),
             set: SYN,
-        });
+        }));
     }
     rule
 }

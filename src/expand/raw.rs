@@ -308,8 +308,10 @@ pub fn reply_lines(
         .map(|mut line| {
             line.target = target.to_owned();
             for set in &mut line.sets {
-                if Some(&set.name) == rule.ipset.as_ref() {
-                    set.side = "dst";
+                if let Some(foreign) = &rule.ipset
+                    && set.name == foreign.name
+                {
+                    set.side = foreign.ends.reversed().to_string();
                 }
             }
             line

@@ -17,7 +17,9 @@ use super::reject_name;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Date, Family, Hook, Protocol, State};
 use crate::policy::{Over, Per, RejectWith, RuleStage};
-use crate::resolve::{Connections, Limit, LogClass, Plan, PlannedRule, RuleAction, Schedule};
+use crate::resolve::{
+    Connections, Limit, LogClass, OneOf, Plan, PlannedRule, RuleAction, Schedule,
+};
 
 /// The policy's rules in one base chain, in order.
 #[derive(Default)]
@@ -113,6 +115,45 @@ pub fn count(plan: &Plan, rule: &PlannedRule, path: &HookPath<'_>, family: Famil
         .saturating_mul(number(
             original::matches(rule.original.as_ref(), family).len(),
         ))
+        .saturating_mul(number(lines_of(rule.mac.as_ref()).len()))
+        .saturating_mul(number(lines_of(rule.user.as_ref()).len()))
+        .saturating_mul(number(lines_of(rule.group.as_ref()).len()))
+}
+
+/// What one line asks of a key: one of the values, or, of a negated key, none of them.
+#[derive(Clone)]
+struct LineValues {
+    is: Option<String>,
+    is_not: Vec<String>,
+}
+
+/// Returns what the lines ask of a key: of several values each is a line of its own, since iptables takes one; a negated key
+/// is one line, with a match for each value.
+fn lines_of<T: ToString>(key: Option<&OneOf<T>>) -> Vec<LineValues> {
+    let nothing = LineValues {
+        is: None,
+        is_not: Vec::new(),
+    };
+    let Some(key) = key else {
+        return vec![nothing];
+    };
+    let mut texts: Vec<String> = Vec::new();
+    for text in key.values.iter().map(ToString::to_string) {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    if key.negated {
+        return vec![LineValues {
+            is_not: texts,
+            ..nothing
+        }];
+    }
+    let each = texts.into_iter().map(|text| LineValues {
+        is: Some(text),
+        ..nothing.clone()
+    });
+    each.collect()
 }
 
 /// Returns lines without a target that match a rule's packets on one path. A packet may match several of them, such as an
@@ -142,11 +183,24 @@ pub fn packets(
         family,
         "dst",
     );
-    let foreign = ipset.as_ref().map(|name| SetContext {
-        not: "",
-        name: name.clone(),
-        side: "src",
+    let foreign = ipset.as_ref().map(|set| SetContext {
+        not: if set.negated { "! " } else { "" },
+        name: set.name.clone(),
+        side: set.ends.to_string(),
     });
+    let mut senders = Vec::new();
+    for mac in lines_of(mac.as_ref()) {
+        for user in lines_of(user.as_ref()) {
+            for group in lines_of(group.as_ref()) {
+                senders.push((mac.clone(), user.clone(), group));
+            }
+        }
+    }
+    // Both keys have one value.
+    let mark = lines_of(mark.as_ref()).pop();
+    let (mark, not_mark) = mark.map_or((None, None), |mut mark| (mark.is, mark.is_not.pop()));
+    let flags = lines_of(tcp_flags.as_ref()).pop();
+    let (flags, not_flags) = flags.map_or((None, None), |mut flags| (flags.is, flags.is_not.pop()));
     let services = services::matches(service.as_ref(), family);
     let times = times(schedule.as_ref(), *expires);
     let states = state.as_ref().map(|states| {
@@ -168,10 +222,10 @@ pub fn packets(
                     out_device: path
                         .output
                         .map(|device| NegatableContext::plain(device.to_string())),
-                    mac: mac.map(|mac| mac.to_string()),
-                    mark: mark.map(|mark| mark.to_string()),
-                    uid: user.map(|id| id.to_string()),
-                    gid: group.map(|id| id.to_string()),
+                    mark: mark.clone(),
+                    not_mark: not_mark.clone(),
+                    tcp_flags: flags.clone(),
+                    not_tcp_flags: not_flags.clone(),
                     times: times.clone(),
                     states: states.clone(),
                     matches: matches.clone(),
@@ -186,15 +240,23 @@ pub fn packets(
                 let sets = source.sets.iter().chain(&destination.sets).chain(&foreign);
                 line.sets = sets.cloned().collect();
                 put_service(&mut line, service);
-                if let Some(flags) = tcp_flags {
+                if tcp_flags.is_some() {
                     line.protocol = Some(Protocol::TCP.to_string());
-                    line.tcp_flags = Some(flags.to_string());
                 }
-                let each = originals.iter().map(|originals| LineContext {
-                    originals: originals.clone(),
-                    ..line.clone()
-                });
-                lines.extend(each);
+                for originals in &originals {
+                    for (mac, user, group) in &senders {
+                        lines.push(LineContext {
+                            originals: originals.clone(),
+                            mac: mac.is.clone(),
+                            not_macs: mac.is_not.clone(),
+                            uid: user.is.clone(),
+                            not_uids: user.is_not.clone(),
+                            gid: group.is.clone(),
+                            not_gids: group.is_not.clone(),
+                            ..line.clone()
+                        });
+                    }
+                }
             }
         }
     }

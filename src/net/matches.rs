@@ -1,4 +1,4 @@
-//! Operands of the matches on marks, MAC addresses and TCP flags.
+//! Operands of the matches on marks, MAC addresses, TCP flags and ipsets.
 
 use std::fmt;
 
@@ -181,6 +181,73 @@ fn flags(text: &str) -> Result<TcpFlags, TcpFlagsError> {
     Ok(TcpFlags(flags))
 }
 
+/// The ends of a packet that a match of an ipset compares with the parts of a member, in their order: one to three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SetEnds {
+    /// `true` for the source, `false` for the destination; those behind `count` are `false`.
+    from_source: [bool; Self::MOST],
+    count: usize,
+}
+
+impl SetEnds {
+    /// The largest number of parts that a member has (`hash:ip,port,net`).
+    pub const MOST: usize = 3;
+
+    /// The source alone.
+    pub const SOURCE: Self = Self {
+        from_source: [true, false, false],
+        count: 1,
+    };
+
+    /// Returns the ends for these parts, each `true` for the source; `None` if they are none, or more than three.
+    pub fn new(from_source: &[bool]) -> Option<Self> {
+        if from_source.is_empty() {
+            return None;
+        }
+        let mut ends = [false; Self::MOST];
+        ends.get_mut(..from_source.len())?
+            .copy_from_slice(from_source);
+        Some(Self {
+            from_source: ends,
+            count: from_source.len(),
+        })
+    }
+
+    /// Parses `src`, or `src,dst`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let ends = text.split(',').map(|word| match word {
+            "src" => Some(true),
+            "dst" => Some(false),
+            _ => None,
+        });
+        Self::new(&ends.collect::<Option<Vec<_>>>()?)
+    }
+
+    /// Returns for each part `true` if it is compared with the source.
+    pub fn from_source(&self) -> &[bool] {
+        &self.from_source[..self.count]
+    }
+
+    /// Returns the ends of a packet of the opposite direction.
+    pub fn reversed(mut self) -> Self {
+        for end in &mut self.from_source[..self.count] {
+            *end = !*end;
+        }
+        self
+    }
+}
+
+impl fmt::Display for SetEnds {
+    /// Writes the ends as in `--match-set`: `src,dst`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ends = self.from_source().iter();
+        let words: Vec<_> = ends
+            .map(|source| if *source { "src" } else { "dst" })
+            .collect();
+        out.write_str(&words.join(","))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +281,18 @@ mod tests {
             "02-00-5e-10-00-01",
         ] {
             assert_eq!(MacAddress::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn set_ends() {
+        let ends = SetEnds::parse("src,dst,dst").unwrap();
+        assert_eq!(ends.from_source(), [true, false, false]);
+        assert_eq!(ends.reversed().to_string(), "dst,src,src");
+        assert_eq!(SetEnds::parse("src"), Some(SetEnds::SOURCE));
+        assert_ne!(SetEnds::parse("src,dst"), Some(SetEnds::SOURCE));
+        for bad in ["", "src,", "SRC", "src dst", "src,src,src,src"] {
+            assert_eq!(SetEnds::parse(bad), None, "{bad}");
         }
     }
 

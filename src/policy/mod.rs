@@ -26,10 +26,11 @@ pub use schema::{
     Enforce, Expect, GroupKind, Helper, HookValues, Hooks, HopLimitChange, Icmp, InvalidAction,
     Lints, LogChoice, LogDestination, LogOption, MangleChange, Mode, NatEnd, NoCommand, Order,
     Over, Per, PolicyConcerns, PolicyConnections, PolicyCustom, PolicyDefaults, PolicyExtensions,
-    PolicyFamilyDefaults, PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle, PolicyNat,
-    PolicyNatAddress, PolicyNatEnd, PolicyOriginal, PolicyOwnership, PolicyRaw, PolicyRule,
-    PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith,
-    RuleStage, Scope, Service, ServiceItem, ServiceParts, Treatment, is_matched, question,
+    PolicyFamilyDefaults, PolicyForeignSet, PolicyInterface, PolicyLimit, PolicyLogClass,
+    PolicyMangle, PolicyNat, PolicyNatAddress, PolicyNatEnd, PolicyOriginal, PolicyOwnership,
+    PolicyRaw, PolicyRule, PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve,
+    Proxy, RejectWith, RuleStage, Scope, Selection, Service, ServiceItem, ServiceParts, Treatment,
+    is_matched, question,
 };
 
 use std::collections::HashSet;

@@ -24,10 +24,11 @@ mod well_formed;
 mod zones;
 
 pub use plan::{
-    AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, FamilyDefaults, Limit,
-    LogClass, LogLimit, Members, Names, NatSide, Ownership, Plan, PlannedCustom, PlannedInterface,
-    PlannedMangle, PlannedMatch, PlannedNat, PlannedOriginal, PlannedRaw, PlannedRule, PlannedTest,
-    PlannedTranslation, RuleAction, Schedule, ServicePart, ServicePorts, Zone, ZoneMember,
+    AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, FamilyDefaults, ForeignSet,
+    Limit, LogClass, LogLimit, Members, Names, NatSide, OneOf, Ownership, Plan, PlannedCustom,
+    PlannedInterface, PlannedMangle, PlannedMatch, PlannedNat, PlannedOriginal, PlannedRaw,
+    PlannedRule, PlannedTest, PlannedTranslation, RuleAction, Schedule, ServicePart, ServicePorts,
+    Zone, ZoneMember,
 };
 
 pub use expiry::check_expiry;
@@ -39,8 +40,9 @@ use std::collections::BTreeSet;
 use crate::diag::{Code, ConcernName, Diagnostic, Sink, did_you_mean};
 use crate::net::{PerFamily, Rate};
 use crate::policy::{
-    self, Account, Action, CommandLine, ConcernLevel, DEFAULT_LOG_BURST, Definitions, LogChoice,
-    LogDestination, Order, Over, Policy, RuleStage, Scope, ServiceItem,
+    self, Account, Action, CommandLine, ConcernLevel, DEFAULT_LOG_BURST, DefaultAction,
+    Definitions, Enforce, Icmp, InvalidAction, LogChoice, LogDestination, Mode, Order, Over,
+    Policy, RejectWith, RuleStage, Scope, Selection, ServiceItem,
 };
 use crate::source::{Located, Span};
 
@@ -187,6 +189,14 @@ impl Resolver<'_> {
         fn value<T: Clone>(written: &Option<Located<T>>) -> Option<T> {
             written.as_ref().map(|written| written.value.clone())
         }
+        fn chosen<T: Clone>(written: &Option<Selection<T>>) -> Option<OneOf<T>> {
+            let written = written.as_ref()?;
+            let values = written.values.iter().map(|one| one.value.clone());
+            Some(OneOf {
+                values: values.collect(),
+                negated: written.negated,
+            })
+        }
         #[rustfmt::skip]
         let policy::PolicyRule {
             span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage,
@@ -243,16 +253,20 @@ impl Resolver<'_> {
             original: original::resolve(self, original.as_ref(), sink),
             matches: matches::resolve(self.policy, matches.as_ref(), service.as_deref(), sink),
             service,
-            ipset: value(ipset),
+            ipset: ipset.as_ref().map(|set| ForeignSet {
+                name: set.name.value.clone(),
+                negated: set.negated,
+                ends: set.ends,
+            }),
             scope: defaults::scope(&self.policy.defaults, scope.as_ref()),
             state: state
                 .as_ref()
                 .map(|states| states.iter().map(|state| state.value).collect()),
-            mark: value(mark),
-            mac: value(mac),
-            tcp_flags: value(tcp_flags),
-            user: self.account("user", &self.policy.users, user.as_ref(), sink),
-            group: self.account("group", &self.policy.groups, group.as_ref(), sink),
+            mark: chosen(mark),
+            mac: chosen(mac),
+            tcp_flags: chosen(tcp_flags),
+            user: self.accounts("user", &self.policy.users, user.as_ref(), sink),
+            group: self.accounts("group", &self.policy.groups, group.as_ref(), sink),
             limit: limit.as_ref().map(|limit| Limit {
                 rate: limit.rate,
                 burst: limit.burst,
@@ -287,14 +301,29 @@ impl Resolver<'_> {
         Some(endpoints::resolve(self.policy, key, names, sink))
     }
 
+    fn accounts(
+        &self,
+        key: &str,
+        ids: &Definitions<u32>,
+        accounts: Option<&Selection<Account>>,
+        sink: &mut Sink,
+    ) -> Option<OneOf<u32>> {
+        let accounts = accounts?;
+        let values = accounts.values.iter();
+        let values = values.filter_map(|account| self.account(key, ids, account, sink));
+        Some(OneOf {
+            values: values.collect(),
+            negated: accounts.negated,
+        })
+    }
+
     fn account(
         &self,
         key: &str,
         ids: &Definitions<u32>,
-        account: Option<&Located<Account>>,
+        account: &Located<Account>,
         sink: &mut Sink,
     ) -> Option<u32> {
-        let account = account?;
         let name = match &account.value {
             Account::Id(id) => return Some(*id),
             Account::Name(name) => name,

@@ -4,8 +4,8 @@ use crate::diag::ConcernName;
 use crate::iptables::Match;
 use crate::net::{
     AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet, MacAddress,
-    MarkMatch, PerFamily, PerHook, PortRange, Protocol, Rate, State, TcpFlagsMatch, TimeOfDay,
-    Weekday,
+    MarkMatch, PerFamily, PerHook, PortRange, Protocol, Rate, SetEnds, State, TcpFlagsMatch,
+    TimeOfDay, Weekday,
 };
 use crate::policy::{
     CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
@@ -310,6 +310,36 @@ pub struct AddressCondition {
     pub negated: bool,
 }
 
+/// The values of a key of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OneOf<T> {
+    /// The values, at least one.
+    pub values: Vec<T>,
+    /// `false`: a packet must have one of the values. `true`: it must have none of them.
+    pub negated: bool,
+}
+
+impl<T> OneOf<T> {
+    /// Returns the key with one value, not negated.
+    pub fn only(value: T) -> Self {
+        Self {
+            values: vec![value],
+            negated: false,
+        }
+    }
+}
+
+/// An ipset that fwc does not manage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignSet {
+    /// Its name in the kernel.
+    pub name: String,
+    /// Match what is not in it.
+    pub negated: bool,
+    /// The ends of a packet that its members are compared with.
+    pub ends: SetEnds,
+}
+
 /// Ports of one protocol. A packet matches if both its ports do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePorts {
@@ -416,26 +446,26 @@ pub struct PlannedRule {
     pub destination: Option<AddressCondition>,
     /// The services; a packet matches if one of these parts does.
     pub service: Option<Vec<ServicePart>>,
-    /// An ipset that fwc does not own, with their source addresses.
-    pub ipset: Option<String>,
+    /// An ipset that fwc does not own, and that has them.
+    pub ipset: Option<ForeignSet>,
     /// The families; `None` if the key is not written.
     pub scope: Option<Scope>,
     /// Their connection states.
     pub state: Option<BTreeSet<State>>,
     /// Their mark.
-    pub mark: Option<MarkMatch>,
+    pub mark: Option<OneOf<MarkMatch>>,
     /// Their source MAC address.
-    pub mac: Option<MacAddress>,
+    pub mac: Option<OneOf<MacAddress>>,
     /// Their TCP flags.
-    pub tcp_flags: Option<TcpFlagsMatch>,
+    pub tcp_flags: Option<OneOf<TcpFlagsMatch>>,
     /// The first packet of their connection.
     pub original: Option<PlannedOriginal>,
     /// Matches of iptables that must hold, too.
     pub matches: Option<PlannedMatch>,
-    /// The user whose processes send them.
-    pub user: Option<u32>,
-    /// The group whose processes send them.
-    pub group: Option<u32>,
+    /// The users whose processes send them.
+    pub user: Option<OneOf<u32>>,
+    /// The groups whose processes send them.
+    pub group: Option<OneOf<u32>>,
     /// The rate limit.
     pub limit: Option<Limit>,
     /// The limit of simultaneous connections.

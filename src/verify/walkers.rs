@@ -243,9 +243,9 @@ impl Walkers<'_> {
             }
             Circumstance::NotAfter(day) => holds(&Condition::not_after(day)),
             Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),
-            Circumstance::InForeignSet { name, source } => holds(&Condition::InSet {
+            Circumstance::InForeignSet { name, ends } => holds(&Condition::InSet {
                 name: name.to_owned(),
-                source,
+                ends,
             }),
             Circumstance::FromIpsec => holds(&Condition::FromIpsec),
             Circumstance::AuthHeader => holds(&Condition::AuthHeader),

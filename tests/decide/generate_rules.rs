@@ -329,21 +329,44 @@ impl Sample {
             keys.set("from", "\"host\"".to_owned());
             keys.set("to", "\"any\"".to_owned());
             if random.once_in(2) {
-                keys.set("user", (*random.pick(&["0", "33", "\"web\""])).to_owned());
+                let users = [
+                    "0",
+                    "33",
+                    "\"web\"",
+                    "[0, \"web\", 34]",
+                    "\"!33\"",
+                    "{ not = [33, 0] }",
+                ];
+                keys.set("user", (*random.pick(&users)).to_owned());
             }
             if random.once_in(2) {
-                keys.set("group", (*random.pick(&["5", "\"web\""])).to_owned());
+                let groups = ["5", "\"web\"", "[5, 6]", "\"!web\"", "{ not = [5, 6] }"];
+                keys.set("group", (*random.pick(&groups)).to_owned());
             }
         } else if random.once_in(12) {
             keys.0.retain(|(key, _)| *key != "from");
-            keys.one_of(random, "mac", &["02:00:5e:10:00:01"]);
+            let macs = [
+                "\"02:00:5e:10:00:01\"",
+                "[\"02:00:5e:10:00:01\", \"02:00:5e:10:00:02\"]",
+                "\"!02:00:5e:10:00:01\"",
+                "{ not = [\"02:00:5e:10:00:01\", \"02:00:5e:10:00:03\"] }",
+            ];
+            keys.set("mac", (*random.pick(&macs)).to_owned());
         }
         if random.once_in(15) {
-            keys.one_of(random, "ipset", &["crowdsec", "geo"]);
+            let sets = [
+                "\"crowdsec\"",
+                "\"geo\"",
+                "\"!crowdsec\"",
+                "{ name = \"geo\", flags = \"dst\" }",
+                "{ name = \"!geo\", flags = \"dst,src\" }",
+            ];
+            keys.set("ipset", (*random.pick(&sets)).to_owned());
             keys.one_of(random, "scope", &["ipv4", "ipv6"]);
         }
         if random.once_in(10) {
-            keys.one_of(random, "mark", &["0x10/0xff", "1", "0x100/0x100"]);
+            let marks = ["0x10/0xff", "1", "0x100/0x100", "!0x10/0xff", "!0"];
+            keys.one_of(random, "mark", &marks);
         }
     }
 }
@@ -360,7 +383,12 @@ fn protocols(random: &mut Random, services: &[String], keys: &mut Keys) {
         _ => {}
     }
     if (keys.has("tcp") || !keys.has("service")) && random.once_in(6) {
-        let flags = ["syn/syn,ack,fin,rst", "none/all", "ack,psh/ack,psh"];
+        let flags = [
+            "syn/syn,ack,fin,rst",
+            "none/all",
+            "ack,psh/ack,psh",
+            "!syn/syn,ack,fin,rst",
+        ];
         keys.one_of(random, "tcp-flags", &flags);
     }
 }

@@ -172,7 +172,7 @@ fn holds(
         Circumstance::Time(schedule) => this.at.is_none_or(|at| is_time(schedule, at)),
         Circumstance::NotAfter(last) => this.at.is_none_or(|at| at.date() <= last),
         Circumstance::InSet { name, source } => source && this.is_member(name),
-        Circumstance::InForeignSet { name, source } => source && this.is_member(name),
+        Circumstance::InForeignSet { name, .. } => this.is_member(name),
         Circumstance::FromIpsec => false,
         Circumstance::AuthHeader => this.has_auth_header(),
         Circumstance::ToThisHost => true,

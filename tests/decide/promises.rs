@@ -646,12 +646,11 @@ impl<'a> Luck<'a> {
     }
 
     fn thrown(&self, asked: Circumstance<'_>, moved: bool) -> bool {
-        let asks_destination = matches!(
-            asked,
-            Circumstance::ToThisHost
-                | Circumstance::InSet { source: false, .. }
-                | Circumstance::InForeignSet { source: false, .. }
-        );
+        let asks_destination = match asked {
+            Circumstance::ToThisHost | Circumstance::InSet { source: false, .. } => true,
+            Circumstance::InForeignSet { ends, .. } => ends.from_source().contains(&false),
+            _ => false,
+        };
         if let (Circumstance::ToThisHost, false, Some(here)) = (asked, moved, self.here) {
             return here;
         }

@@ -106,6 +106,10 @@ impl Compiled {
                 }
                 // What comes in goes to this host.
                 Match::AddressType(types) => !types.destination.as_ref().unwrap().negated,
+                // Nobody sends it.
+                Match::Other(module) if module.name == "owner" => {
+                    module.settings.iter().all(|setting| setting.negated)
+                }
                 Match::Other(module) => usually(module.name),
                 Match::Conntrack(_) => false,
                 _ => return None,

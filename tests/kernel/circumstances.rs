@@ -14,7 +14,8 @@ pub struct Circumstances {
     pub user: Option<u32>,
     /// Its group.
     pub group: Option<u32>,
-    /// The sets that others fill and that its source is in: dynamic ones by the policy's name, foreign ones by their own.
+    /// The sets that others fill and that have it: dynamic ones, by the policy's name, have its source; foreign ones, by their own,
+    /// have what the rules ask for.
     pub member_of: Vec<String>,
     /// How many packets like it came before it.
     pub earlier: usize,
@@ -42,7 +43,7 @@ pub struct Original {
 }
 
 impl Circumstances {
-    /// Whether the packet's source is in this set, which others fill.
+    /// Whether the packet is in this set, which others fill.
     pub fn is_member(&self, set: &str) -> bool {
         self.member_of.iter().any(|name| name == set)
     }
@@ -116,7 +117,7 @@ impl Circumstances {
 
     /// Whether a match of a module holds that a packet alone does not decide.
     pub fn module_holds(&self, module: &Module) -> Option<bool> {
-        let number = |name| module.setting(name)?.value.parse::<u32>().ok();
+        let number = |name: &str| module.setting(name)?.value.parse::<u32>().ok();
         match module.name {
             "limit" => Some(!self.is_beyond(number("limit-burst"))),
             "hashlimit" => {
@@ -128,9 +129,11 @@ impl Circumstances {
                 Some(self.beyond == above)
             }
             "owner" => {
-                let user = number("uid-owner").is_none_or(|id| self.user == Some(id));
-                let group = number("gid-owner").is_none_or(|id| self.group == Some(id));
-                Some(user && group)
+                let fits = |name: &str, own: Option<u32>| {
+                    let setting = module.setting(name);
+                    setting.is_none_or(|one| (number(name) == own) != one.negated)
+                };
+                Some(fits("uid-owner", self.user) && fits("gid-owner", self.group))
             }
             "time" => Some(self.at.is_none_or(|at| time_holds(module, at))),
             "ah" if module.settings.is_empty() => Some(self.has_auth_header()),
@@ -154,11 +157,14 @@ impl Circumstances {
 
     /// Whether a match of a set that others fill holds.
     pub fn set_holds(&self, set: &SetMatch) -> bool {
-        let name = ["fwc4-", "fwc6-"]
+        let own = ["fwc4-", "fwc6-"]
             .iter()
-            .find_map(|prefix| set.name.strip_prefix(prefix))
-            .unwrap_or(&set.name);
-        (set.from_source[0] && self.is_member(name)) != set.negated
+            .find_map(|prefix| set.name.strip_prefix(prefix));
+        let is_member = match own {
+            Some(dynamic) => set.from_source[0] && self.is_member(dynamic),
+            None => self.is_member(&set.name),
+        };
+        is_member != set.negated
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Probe {
     group: Option<u32>,
     #[serde(default)]
     member_of: Vec<String>,
+    /// Sets of others that have it as its rules ask.
+    #[serde(default)]
+    in_set: Vec<String>,
     #[serde(default)]
     earlier: usize,
     #[serde(default)]
@@ -154,7 +157,7 @@ impl Probe {
         Ok(Circumstances {
             user: self.user,
             group: self.group,
-            member_of: self.member_of.clone(),
+            member_of: [&self.member_of[..], &self.in_set].concat(),
             earlier: self.before.unwrap_or(self.earlier),
             beyond: self.beyond,
             before: self.before,

@@ -130,6 +130,9 @@ fn judge_by_kernel(
                 || is_translated
                 || is_translated_here(rules, packet)?
                 || is_never_invalid(packet)
+                || is_never_new(packet)
+                || lacks_ethernet(packet, &rules.texts[packet.family])
+                || lacks_sender(packet, circumstances, &rules.texts[packet.family])
             {
                 left_out += 1;
                 return Ok((verdict, walked));
@@ -183,6 +186,36 @@ fn is_translated_here(rules: &Rules, packet: &Packet) -> Result<bool, String> {
 /// Whether this host rejects what it sends itself: the answer may pass the same chains, and counters do not tell the two apart.
 fn is_answered_to_itself(packet: &Packet, verdict: Verdict) -> bool {
     packet.hook == Hook::Output && verdict == Verdict::Reject
+}
+
+/// Whether a rule negates MAC addresses and the packet comes without one: all wires of the lab are Ethernet, only `lo` is not.
+fn lacks_ethernet(packet: &Packet, rules: &str) -> bool {
+    let comes_by_wire = packet
+        .in_device
+        .as_ref()
+        .is_some_and(|device| device != "lo");
+    comes_by_wire && packet.mac.is_none() && rules.contains("! --mac-source")
+}
+
+/// Whether a rule negates a user or group and no process sends the packet: what the lab sends is always a process's.
+fn lacks_sender(packet: &Packet, circumstances: &Circumstances, rules: &str) -> bool {
+    let negates = |asked: &str, sender: Option<u32>| sender.is_none() && rules.contains(asked);
+    packet.hook == Hook::Output
+        && (negates("! --uid-owner", circumstances.user)
+            || negates("! --gid-owner", circumstances.group))
+}
+
+/// Whether connection tracking never calls a packet of tcp NEW because of its flags: a connection begins with a SYN, or is picked up
+/// with an ACK (`tcp_conntracks` of nf_conntrack_proto_tcp.c).
+fn is_never_new(packet: &Packet) -> bool {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    const FIN_OR_RST: u8 = 1 + 4;
+    let begins = |flags: u8| {
+        let one = flags & (SYN | ACK);
+        (one == SYN || one == ACK) && flags & FIN_OR_RST == 0
+    };
+    packet.state == State::New && packet.tcp_flags.is_some_and(|flags| !begins(flags.0))
 }
 
 /// Whether connection tracking has no reason to call a packet INVALID that is said to be: its protocol has no tracker.

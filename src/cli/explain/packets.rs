@@ -12,7 +12,7 @@ use crate::net::{
     PortRange, Protocol, State, TcpFlagsMatch,
 };
 use crate::policy::{self, Policy, Scope};
-use crate::resolve::{self, Plan, ServicePart, ServicePorts};
+use crate::resolve::{self, OneOf, Plan, ServicePart, ServicePorts};
 use crate::source::{Located, SourceMap, Span};
 
 /// The packets to explain. An option that is left out may have any value.
@@ -126,9 +126,9 @@ impl PacketArgs {
             packets.service = Some(parts);
             packets.scope = scope.or(packets.scope);
         }
-        packets.tcp_flags = self.tcp_flags;
-        packets.mark = self.mark;
-        packets.mac = self.mac;
+        packets.tcp_flags = self.tcp_flags.map(OneOf::only);
+        packets.mark = self.mark.map(OneOf::only);
+        packets.mac = self.mac.map(OneOf::only);
         let place = AskedHook {
             hook: self.hook.map(Hook::from),
             in_device: self.in_device.clone(),

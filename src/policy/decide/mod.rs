@@ -24,7 +24,7 @@ use super::{
     Action, CustomPosition, CustomTable, DefaultAction, LogChoice, Mode, Order, Over, Policy,
     PolicyFamilyDefaults, PolicyRule, PolicySchedule, RejectWith, RuleStage,
 };
-use crate::net::{AddressRange, Date, Family, Hook, Packet, PortRange, Protocol};
+use crate::net::{AddressRange, Date, Family, Hook, Packet, PortRange, Protocol, SetEnds};
 use crate::source::Located;
 
 /// The verdict on a packet.
@@ -144,8 +144,8 @@ pub enum Circumstance<'p> {
     InForeignSet {
         /// The set's name.
         name: &'p str,
-        /// `true` for the source, `false` for the destination.
-        source: bool,
+        /// The ends of the packet that its members are compared with.
+        ends: SetEnds,
     },
     /// The packet came through an IPsec tunnel.
     FromIpsec,
@@ -199,9 +199,9 @@ impl Circumstance<'_> {
                 name,
                 source: !source,
             },
-            Self::InForeignSet { name, source } => Self::InForeignSet {
+            Self::InForeignSet { name, ends } => Self::InForeignSet {
                 name,
-                source: !source,
+                ends: ends.reversed(),
             },
             other => other,
         }

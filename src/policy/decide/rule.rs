@@ -6,7 +6,7 @@ use super::{Circumstance, Evaluation, addresses, is_closed, nat, places, service
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
     Account, Action, AddressExpression, CustomTable, Definitions, Order, Over, Policy, PolicyLimit,
-    PolicyRule, RuleStage, Scope,
+    PolicyRule, RuleStage, Scope, Selection,
 };
 use crate::source::Located;
 
@@ -68,9 +68,9 @@ impl Evaluation<'_> {
             && !is_closed(self.policy, packet.family)
             && self.has_address(source.as_ref(), packet.source, true)
             && self.has_address(destination.as_ref(), packet.destination, false)
-            && is_none_or(ipset, |set| {
-                let (name, source) = (set.as_str(), true);
-                (self.holds)(Circumstance::InForeignSet { name, source })
+            && ipset.as_ref().is_none_or(|set| {
+                let (name, ends) = (set.name.value.as_str(), set.ends);
+                (self.holds)(Circumstance::InForeignSet { name, ends }) != set.negated
             })
             && (shows == Shows::BeforeTracking
                 || service
@@ -80,24 +80,31 @@ impl Evaluation<'_> {
                 || state
                     .as_ref()
                     .is_none_or(|states| states.iter().any(|state| state.value == packet.state)))
-            && (!is_tracked || is_none_or(mark, |mark| packet.mark & mark.mask == mark.value))
-            && (!is_sent || is_none_or(mac, |mac| packet.mac == Some(mac.0)))
             && (!is_tracked
-                || is_none_or(tcp_flags, |wanted| {
-                    let set = packet.tcp_flags.map(|flags| flags.0 & wanted.looked_at.0);
-                    packet.protocol == Protocol::TCP.0 && set == Some(wanted.set.0)
-                }))
+                || is_one_of(mark, |mark| packet.mark & mark.mask == mark.value))
+            // A packet without an Ethernet header has no address to compare, also not with the negation.
+            && (!is_sent
+                || mac.is_none()
+                || packet.mac.is_some() && is_one_of(mac, |mac| packet.mac == Some(mac.0)))
+            && (!is_tracked
+                || tcp_flags.is_none()
+                || packet.protocol == Protocol::TCP.0
+                    && packet.tcp_flags.is_some_and(|flags| {
+                        is_one_of(tcp_flags, |wanted| {
+                            flags.0 & wanted.looked_at.0 == wanted.set.0
+                        })
+                    }))
             && schedule
                 .as_ref()
                 .is_none_or(|schedule| (self.holds)(Circumstance::Time(schedule)))
             && is_none_or(expires, |day| (self.holds)(Circumstance::NotAfter(*day)))
             && (!is_sent
-                || is_none_or(user, |user| {
+                || is_one_of(user, |user| {
                     let id = id_of(user, &self.policy.users);
                     id.is_some_and(|id| (self.holds)(Circumstance::User(id)))
                 }))
             && (!is_sent
-                || is_none_or(group, |group| {
+                || is_one_of(group, |group| {
                     let id = id_of(group, &self.policy.groups);
                     id.is_some_and(|id| (self.holds)(Circumstance::Group(id)))
                 }))
@@ -138,6 +145,14 @@ pub(super) fn is_hidden_from_replies(rule: &PolicyRule) -> bool {
         || user.is_some()
         || group.is_some()
         || limit.as_ref().is_some_and(continues)
+}
+
+/// Returns `true` if the packet fits a key, where `has` tells whether it has a value of the key.
+fn is_one_of<T>(key: &Option<Selection<T>>, has: impl Fn(&T) -> bool) -> bool {
+    key.as_ref().is_none_or(|key| {
+        let mut values = key.values.iter();
+        values.any(|value| has(&value.value)) != key.negated
+    })
 }
 
 fn is_none_or<T>(key: &Option<Located<T>>, is: impl Fn(&T) -> bool) -> bool {

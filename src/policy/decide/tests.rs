@@ -557,8 +557,8 @@ fn a_reply_passes_where_its_destination_is_in_the_set_of_the_rule() {
     for (packet, side) in [(&request, true), (&reply, false)] {
         for asked_of_source in [true, false] {
             let holds = |asked: Circumstance<'_>| {
-                matches!(asked, Circumstance::InForeignSet { name: "clients", source }
-                    if source == asked_of_source)
+                matches!(asked, Circumstance::InForeignSet { name: "clients", ends }
+                    if ends.from_source() == [asked_of_source])
             };
             let verdict = decide_when(&policy, packet, &holds).verdict;
             assert_eq!(

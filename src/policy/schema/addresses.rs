@@ -125,7 +125,7 @@ pub(super) const EXPRESSION: Shape = Shape::OneOf(&[
     Shape::Table(&NOT),
 ]);
 
-const NOT: TableKeys = TableKeys {
+pub(super) const NOT: TableKeys = TableKeys {
     of: "a negation",
     known: &[Key::new(
         "not",

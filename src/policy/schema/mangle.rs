@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use super::foreign_set::IPSET;
 use super::matches::{MAC, MARK, TCP_FLAGS, mark_of};
 use super::rules::{
-    COMMENT, DESTINATION, ENABLED, FROM, IPSET, PolicyRule, RULE_NAME, SCOPE, SOURCE, STATE, TO,
+    COMMENT, DESTINATION, ENABLED, FROM, PolicyRule, RULE_NAME, SCOPE, SOURCE, STATE, TO,
     finish_packets, read_entries,
 };
 use super::services::ITEMS;

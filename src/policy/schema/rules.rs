@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::addresses::{AddressExpression, EXPRESSION, read_expression};
 use super::defaults::{REJECT_WITH, RejectWith};
+use super::foreign_set::{IPSET, PolicyForeignSet, read_ipset};
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
 use super::limits::{
@@ -12,9 +13,10 @@ use super::limits::{
 use super::matches::{MAC, MARK, TCP_FLAGS, read_mac, read_mark, read_tcp_flags};
 use super::names::NAME;
 use super::original::{ORIGINAL, PolicyOriginal, read_original};
+use super::selection::Selection;
 use super::services::{ITEMS, ServiceItem, read_items};
 use super::times::{EXPIRES, PolicySchedule, SCHEDULE, read_expires, read_schedule};
-use super::users::{Account, GROUP, USER, read_account};
+use super::users::{Account, GROUP, USER, read_accounts};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Date, MacAddress, MarkMatch, State, TcpFlagsMatch};
 use crate::policy::keys::{Key, Shape, TableKeys};
@@ -89,7 +91,7 @@ pub struct PolicyRule {
     /// `service`
     pub service: Option<Vec<Located<ServiceItem>>>,
     /// `ipset`: a set of source addresses that fwc does not manage.
-    pub ipset: Option<Located<String>>,
+    pub ipset: Option<PolicyForeignSet>,
     /// `scope`
     pub scope: Option<Located<Scope>>,
     /// `state`
@@ -98,12 +100,12 @@ pub struct PolicyRule {
     pub stage: Option<Located<RuleStage>>,
     /// `order`
     pub order: Option<Located<Order>>,
-    /// `mark`
-    pub mark: Option<Located<MarkMatch>>,
+    /// `mark`: one value.
+    pub mark: Option<Selection<MarkMatch>>,
     /// `mac`
-    pub mac: Option<Located<MacAddress>>,
-    /// `tcp-flags`
-    pub tcp_flags: Option<Located<TcpFlagsMatch>>,
+    pub mac: Option<Selection<MacAddress>>,
+    /// `tcp-flags`: one value.
+    pub tcp_flags: Option<Selection<TcpFlagsMatch>>,
     /// `original`: the connection's first packet before its destination was translated.
     pub original: Option<PolicyOriginal>,
     /// `match`: matches of iptables that no key says.
@@ -117,9 +119,9 @@ pub struct PolicyRule {
     /// `expires`
     pub expires: Option<Located<Date>>,
     /// `user`
-    pub user: Option<Located<Account>>,
+    pub user: Option<Selection<Account>>,
     /// `group`
-    pub group: Option<Located<Account>>,
+    pub group: Option<Selection<Account>>,
     /// `log`
     pub log: Option<Located<LogChoice>>,
     /// `reject-with`
@@ -182,14 +184,6 @@ pub(super) const STATE: Key = Key::new(
     "What the kernel's connection tracking says of the packets.",
 )
 .example("'new'");
-
-/// The key `ipset` of rules.
-pub(super) const IPSET: Key = Key::new(
-    "ipset",
-    Shape::Form("[A-Za-z0-9_.][A-Za-z0-9_.-]{0,30}"),
-    "A set that something else made and fills; it matches the source. The rule says its `scope`.",
-)
-.example("'crowdsec-blacklists'");
 
 /// The key `match` of rules.
 pub(super) const MATCH: Key = Key::new(
@@ -390,8 +384,8 @@ pub(super) fn read_packets(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRu
         connections: read_connections(table, sink),
         schedule: read_schedule(table, sink),
         expires: read_expires(table, sink),
-        user: read_account(table, "user", sink),
-        group: read_account(table, "group", sink),
+        user: read_accounts(table, "user", sink),
+        group: read_accounts(table, "group", sink),
         log: read_log(table, sink),
         reject_with: table.word("reject-with", &reject_with, sink),
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
@@ -479,28 +473,6 @@ fn read_addresses(
 fn read_match(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<String>> {
     let text = table.text("match", sink)?;
     harmless_text("match", &text, sink).then(|| text.map(str::to_owned))
-}
-
-/// The longest name of an ipset (`IPSET_MAXNAMELEN` of `ip_set.h`, without the final zero).
-const LONGEST_IPSET: usize = 31;
-
-fn read_ipset(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<String>> {
-    let text = table.text("ipset", sink)?;
-    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-    if text.value.is_empty() || !text.value.bytes().all(good) || text.value.starts_with('-') {
-        let message = format!("`{}` is not a valid set name", text.value.escape_debug());
-        sink.report(
-            Diagnostic::error(Code::BadName, text.span, message)
-                .help("letters, digits, `_`, `.` and `-`; a set of the policy goes into `source`"),
-        );
-        return None;
-    }
-    if text.value.len() > LONGEST_IPSET {
-        let message = format!("the name of a set has {LONGEST_IPSET} characters at most");
-        sink.report(Diagnostic::error(Code::TooLong, text.span, message));
-        return None;
-    }
-    Some(text.map(str::to_owned))
 }
 
 fn read_states(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Vec<Located<State>>> {

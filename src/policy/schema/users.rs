@@ -1,11 +1,12 @@
 //! `[users]` and `[groups]`, and `user` and `group` of rules.
 
-use super::names::{NAME, RESERVED, is_name, read_definitions};
+use super::names::{NAME, RESERVED, is_name, name_form, read_definitions};
+use super::selection::{Operand, Selection, read_selection};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::Definitions;
-use crate::policy::keys::{Key, Shape};
+use crate::policy::keys::{Key, Shape, TableKeys};
 use crate::policy::reader::{CheckedTable, FileValue};
-use crate::source::Located;
+use crate::source::{Located, Span};
 
 /// `user` or `group` of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,19 +43,38 @@ pub(super) const GROUPS: Key = Key::new(
 
 const ACCOUNT: Shape = Shape::OneOf(&[ID, NAME]);
 
+const ACCOUNTS: Shape = Shape::OneOf(&[
+    Shape::List(&ACCOUNT),
+    Shape::Form(concat!("!\\s*([0-9]{1,10}|", name_form!(), ")")),
+    Shape::Table(&NOT_ACCOUNT),
+]);
+
+const NOT_ACCOUNT: TableKeys = TableKeys {
+    of: "a negation",
+    known: &[Key::new(
+        "not",
+        Shape::List(&ACCOUNT),
+        "Every packet of this host but those of these, also of no process.",
+    )
+    .example("[0, 33]")
+    .required()],
+};
+
 /// The key `user` of a rule.
 pub(super) const USER: Key = Key::new(
     "user",
-    ACCOUNT,
-    "The user of the process that sends: a number, or a name of `[users]`. For rules `from = \"host\"`.",
+    ACCOUNTS,
+    "The user of the process that sends: numbers, or names of `[users]`. `\"!33\"` is every packet that 33 does not send. For \
+     rules `from = \"host\"`.",
 )
 .example("33");
 
 /// The key `group` of a rule.
 pub(super) const GROUP: Key = Key::new(
     "group",
-    ACCOUNT,
-    "The group of the process that sends: a number, or a name of `[groups]`. For rules `from = \"host\"`.",
+    ACCOUNTS,
+    "The group of the process that sends: numbers, or names of `[groups]`. `\"!4\"` is every packet that 4 does not send. For \
+     rules `from = \"host\"`.",
 )
 .example("4");
 
@@ -69,13 +89,21 @@ pub(super) fn read(
     });
 }
 
-pub(super) fn read_account(
+pub(super) fn read_accounts(
     table: CheckedTable<'_>,
     key: &str,
     sink: &mut Sink,
-) -> Option<Located<Account>> {
-    let value = table.get(key)?;
-    let Some(name) = value.as_text() else {
+) -> Option<Selection<Account>> {
+    read_selection(table, key, sink, |one, sink| read_account(key, one, sink))
+}
+
+fn read_account(key: &str, one: Operand<'_>, sink: &mut Sink) -> Option<Located<Account>> {
+    let value = one.value;
+    if let Some(number) = one.behind_not.and_then(|rest| rest.parse().ok()) {
+        let id = id_of(key, number, value.span, sink)?;
+        return Some(Located::new(Account::Id(id), value.span));
+    }
+    let Some(name) = one.behind_not.or(value.as_text()) else {
         let id = read_id(key, value, sink)?;
         return Some(Located::new(Account::Id(id), value.span));
     };
@@ -97,11 +125,15 @@ fn read_id(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<u32> {
         value.wrong_type(key, "a number", sink);
         return None;
     };
+    id_of(key, number, value.span, sink)
+}
+
+fn id_of(key: &str, number: i64, span: Span, sink: &mut Sink) -> Option<u32> {
     let id = u32::try_from(number).ok().filter(|_| number <= LARGEST_ID);
     if id.is_none() {
         let message = format!("`{key}` cannot be {number}");
         sink.report(
-            Diagnostic::error(Code::BadValue, value.span, message)
+            Diagnostic::error(Code::BadValue, span, message)
                 .help(format!("it is a number from 0 to {LARGEST_ID}")),
         );
     }

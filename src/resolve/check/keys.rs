@@ -197,13 +197,13 @@ impl Checked<'_> {
     /// Reports a foreign ipset without a family: the kernel refuses a rule that names a set of the other family.
     pub(super) fn ipset_scope(&self, sink: &mut Sink) {
         let scope = self.rule.scope;
-        if let Some(name) = &self.written.ipset
+        if let Some(set) = &self.written.ipset
             && !matches!(scope, Some(Scope::Only(_)))
         {
             sink.report(
                 Diagnostic::error(
                     Code::IpsetScope,
-                    name.span,
+                    set.name.span,
                     "a set has one family, but the rule does not say which",
                 )
                 .help("write `scope = \"ipv4\"` or `scope = \"ipv6\"`"),

@@ -13,7 +13,7 @@ use std::fmt;
 
 use crate::analysis::{GaveUp, Set, Space};
 use crate::iptables::{Match, SetMatch};
-use crate::net::{Date, Family, TimeOfDay, Weekday};
+use crate::net::{Date, Family, SetEnds, TimeOfDay, Weekday};
 
 /// Suffix of the analysis' key for a condition about the destination after translation.
 const AFTER: &str = ", after translation";
@@ -45,12 +45,12 @@ pub(super) enum Condition {
         /// `true` for the timezone of the kernel, `false` for UTC, which policies use.
         local: bool,
     },
-    /// The source or the destination is in an ipset.
+    /// The source, the destination, or both are in an ipset.
     InSet {
         /// The name of the set in the kernel.
         name: String,
-        /// `true` for the source, `false` for the destination.
-        source: bool,
+        /// The ends of the packet that its members are compared with.
+        ends: SetEnds,
     },
     /// The packet came through an IPsec tunnel.
     FromIpsec,
@@ -97,12 +97,10 @@ impl fmt::Display for Condition {
             }
             Self::NotAfter { day, local: false } => write!(out, "not after {day} UTC"),
             Self::NotAfter { day, local: true } => write!(out, "not after {day} local time"),
-            Self::InSet { name, source } => {
-                write!(
-                    out,
-                    "{} in set {name}",
-                    if *source { "source" } else { "destination" }
-                )
+            Self::InSet { name, ends } => {
+                let ends = ends.from_source().iter();
+                let ends = ends.map(|source| if *source { "source" } else { "destination" });
+                write!(out, "{} in set {name}", ends.collect::<Vec<_>>().join(", "))
             }
             Self::FromIpsec => out.write_str("came by IPsec"),
             Self::AuthHeader => out.write_str("has an authentication header"),
@@ -143,7 +141,11 @@ impl Condition {
     }
 
     fn asks_destination(&self) -> bool {
-        matches!(self, Self::ToThisHost | Self::InSet { source: false, .. })
+        match self {
+            Self::ToThisHost => true,
+            Self::InSet { ends, .. } => ends.from_source().contains(&false),
+            _ => false,
+        }
     }
 
     /// Returns the words for a condition, from its key in the analysis.

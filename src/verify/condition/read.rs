@@ -2,6 +2,7 @@
 
 use super::{Condition, CountScope};
 use crate::iptables::{Match, Module, ModuleOption};
+use crate::net::SetEnds;
 
 /// The conditions of a match, and whether each is negated; `None` if the match is no condition of a policy.
 pub(in crate::verify) type Translated = Option<Vec<(Condition, bool)>>;
@@ -10,13 +11,11 @@ impl Condition {
     /// Returns the conditions of a match without a counter: `set`, `addrtype`, `owner`, `time`, `ah`, `policy`.
     pub fn of_match(condition: &Match) -> Translated {
         match condition {
-            Match::Set(set) if set.settings.is_empty() => match set.from_source[..] {
-                [source] => {
-                    let name = set.name.to_string();
-                    Some(vec![(Self::InSet { name, source }, set.negated)])
-                }
-                _ => None,
-            },
+            Match::Set(set) if set.settings.is_empty() => {
+                let ends = SetEnds::new(&set.from_source)?;
+                let name = set.name.to_string();
+                Some(vec![(Self::InSet { name, ends }, set.negated)])
+            }
             Match::AddressType(types) => {
                 let local = types.destination.as_ref()?;
                 let mut names = local.value.names();

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use super::connection;
 use crate::analysis::{Field, GaveUp, Set, Space};
 use crate::net::{
-    Family, Hook, IntervalSet, MacAddress, MarkMatch, Protocol, State, TcpFlagsMatch,
+    Family, Hook, IntervalSet, MacAddress, MarkMatch, Protocol, SetEnds, State, TcpFlagsMatch,
 };
 use crate::resolve::{
-    AddressCondition, Endpoint, Members, Plan, PlannedInterface, PlannedMatch, PlannedOriginal,
-    PlannedRule, ServicePart, ServicePorts,
+    AddressCondition, Endpoint, Members, OneOf, Plan, PlannedInterface, PlannedMatch,
+    PlannedOriginal, PlannedRule, ServicePart, ServicePorts,
 };
 use crate::verify::condition::Condition;
 
@@ -143,15 +143,16 @@ impl Matching<'_> {
             let states: Vec<_> = states.iter().copied().collect();
             keys.push(space.states(&states)?);
         }
-        if let Some(mark) = mark {
-            keys.push(space.mark(mark.value, mark.mask)?);
+        if let Some(marks) = mark {
+            keys.push(self.one_of(marks, |mark| space.mark(mark.value, mark.mask))?);
         }
-        if let Some(mac) = mac {
-            keys.push(space.mac(mac.0)?);
+        if let Some(macs) = mac {
+            keys.push(space.has_mac()?);
+            keys.push(self.one_of(macs, |mac| space.mac(mac.0))?);
         }
         if let Some(flags) = tcp_flags {
             keys.push(space.protocol(Protocol::TCP)?);
-            keys.push(space.tcp_flags(flags.looked_at, flags.set)?);
+            keys.push(self.one_of(flags, |flags| space.tcp_flags(flags.looked_at, flags.set))?);
         }
         // Conditions create variables in the space, so none are created for rules without packets.
         if keys.contains(&space.none()) {
@@ -163,10 +164,24 @@ impl Matching<'_> {
         if let Some(asked) = matches {
             keys.push(connection::matched(space, asked)?);
         }
-        for condition in circumstances {
-            keys.push(condition.set(space)?);
+        for conditions in circumstances {
+            keys.push(self.one_of(&conditions, |condition| condition.set(space))?);
         }
         space.every(keys)
+    }
+
+    /// Returns the packets that have one of the values of a key, or none if the key is negated.
+    fn one_of<T>(
+        &self,
+        key: &OneOf<T>,
+        set: impl Fn(&T) -> Result<Set, GaveUp>,
+    ) -> Result<Set, GaveUp> {
+        let sets: Result<Vec<_>, _> = key.values.iter().map(set).collect();
+        let any = self.space.any(sets?)?;
+        match key.negated {
+            true => self.space.not(any),
+            false => Ok(any),
+        }
     }
 
     /// Returns the packets with an endpoint on one side, and with the addresses that the rule has for this side.
@@ -267,14 +282,14 @@ impl Matching<'_> {
 struct Keys<'r> {
     service: Option<&'r [ServicePart]>,
     state: Option<&'r BTreeSet<State>>,
-    mark: Option<MarkMatch>,
-    mac: Option<MacAddress>,
-    tcp_flags: Option<TcpFlagsMatch>,
+    mark: Option<&'r OneOf<MarkMatch>>,
+    mac: Option<&'r OneOf<MacAddress>>,
+    tcp_flags: Option<&'r OneOf<TcpFlagsMatch>>,
     original: Option<&'r PlannedOriginal>,
     /// Without those that count, which a rule asks once for all its packets.
     matches: Option<&'r PlannedMatch>,
     /// Conditions that a packet alone does not answer: times, users, groups and sets of other programs (`ipset`).
-    circumstances: Vec<Condition>,
+    circumstances: Vec<OneOf<Condition>>,
 }
 
 impl<'r> Keys<'r> {
@@ -292,23 +307,33 @@ impl<'r> Keys<'r> {
         let schedule = schedule.as_ref().and_then(|schedule| {
             Condition::of_schedule(schedule.days.as_deref(), schedule.hours, schedule.local)
         });
-        let foreign = ipset.as_ref().map(|name| Condition::InSet {
-            name: name.clone(),
-            source: true,
+        let foreign = ipset.as_ref().map(|set| {
+            let (name, ends) = (set.name.clone(), set.ends);
+            OneOf {
+                values: vec![Condition::InSet { name, ends }],
+                negated: set.negated,
+            }
         });
+        let accounts = |key: &Option<OneOf<u32>>, condition: fn(u32) -> Condition| {
+            let key = key.as_ref()?;
+            Some(OneOf {
+                values: key.values.iter().map(|id| condition(*id)).collect(),
+                negated: key.negated,
+            })
+        };
         let circumstances = [
-            schedule,
+            schedule.map(OneOf::only),
             foreign,
-            expires.map(Condition::not_after),
-            user.map(Condition::User),
-            group.map(Condition::Group),
+            expires.map(|day| OneOf::only(Condition::not_after(day))),
+            accounts(user, Condition::User),
+            accounts(group, Condition::Group),
         ];
         Self {
             service: service.as_deref(),
             state: state.as_ref(),
-            mark: *mark,
-            mac: *mac,
-            tcp_flags: *tcp_flags,
+            mark: mark.as_ref(),
+            mac: mac.as_ref(),
+            tcp_flags: tcp_flags.as_ref(),
             original: original.as_ref(),
             matches: matches.as_ref(),
             circumstances: circumstances.into_iter().flatten().collect(),
@@ -318,7 +343,8 @@ impl<'r> Keys<'r> {
 
 /// Returns the conditions of a rule that a packet alone does not answer, without limits and dynamic sets of the policy.
 pub(in crate::verify) fn circumstances(rule: &PlannedRule) -> Vec<Condition> {
-    Keys::of(rule).circumstances
+    let keys = Keys::of(rule).circumstances.into_iter();
+    keys.flat_map(|key| key.values).collect()
 }
 
 /// One side of a packet.
@@ -476,7 +502,10 @@ pub(in crate::verify) fn dynamic<'a>(
 pub(in crate::verify) fn in_set(name: &str, source: bool, family: Family) -> Condition {
     Condition::InSet {
         name: set_name(name, family),
-        source,
+        ends: match source {
+            true => SetEnds::SOURCE,
+            false => SetEnds::SOURCE.reversed(),
+        },
     }
 }
 

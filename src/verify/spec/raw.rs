@@ -235,17 +235,20 @@ pub(in crate::verify) fn answers(
     in_any_state(matching, back)
 }
 
-/// Returns the packets of a reversed rule, in any state. Its `ipset`, which matches sources, applies to the destination.
+/// Returns the packets of a reversed rule, in any state. Its `ipset` applies to the opposite ends.
 fn in_any_state(matching: &Matching<'_>, mut back: PlannedRule) -> Result<Set, GaveUp> {
     back.state = None;
     let foreign = back.ipset.take();
     let when = matching.rule(&back)?;
-    let Some(name) = foreign else {
+    let Some(foreign) = foreign else {
         return Ok(when);
     };
-    let source = false;
-    let set = Condition::InSet { name, source }.set(matching.space)?;
-    matching.space.and(when, set)
+    let (name, ends) = (foreign.name, foreign.ends.reversed());
+    let set = Condition::InSet { name, ends }.set(matching.space)?;
+    match foreign.negated {
+        true => matching.space.minus(when, set),
+        false => matching.space.and(when, set),
+    }
 }
 
 /// Returns the reverse of a rule, which matches the replies to its packets, and whether the rule has keys that a reply does

@@ -57,6 +57,8 @@ pub struct Lab {
     from_host: PerFamily<OwnedFd>,
     /// The user and group of what this host sends.
     sender: (u32, u32),
+    /// The sets that others make, each with the ends that the rules ask of it, as in `--match-set`.
+    foreign: HashMap<String, String>,
     /// The devices but `lo`, sorted.
     wires: Vec<String>,
     peers: HashMap<String, LinkAddr>,
@@ -141,6 +143,7 @@ impl Lab {
             loopback_frames,
             from_host,
             sender: (0, 0),
+            foreign: HashMap::new(),
             wires,
             peers,
             device_indices: here
@@ -176,14 +179,18 @@ impl Lab {
                 Family::V4 => "inet",
                 Family::V6 => "inet6",
             };
-            let named = text.split(" --match-set ").skip(1);
-            let named = named.filter_map(|rest| rest.split(' ').next());
-            for set in named.filter(|name| !name.starts_with("fwc")) {
-                self.inside.run(
-                    "ipset",
-                    &["-exist", "create", set, "hash:net", "family", inet],
-                    "",
-                )?;
+            for asked in text.split(" --match-set ").skip(1) {
+                let mut words = asked.split_whitespace();
+                let (Some(set), Some(ends)) = (words.next(), words.next()) else {
+                    return Err(format!("a set without flags: {asked}"));
+                };
+                if set.starts_with("fwc") {
+                    continue;
+                }
+                // A kernel may have no type with several parts. This one compares the first end, and ignores the others.
+                let create = ["-exist", "create", set, "hash:net", "family", inet];
+                self.inside.run("ipset", &create, "")?;
+                self.foreign.insert(set.to_owned(), ends.to_owned());
             }
         }
         self.load(&rules.texts)
@@ -234,7 +241,7 @@ impl Lab {
         judged
     }
 
-    /// Puts the packet's source into sets, or takes it out.
+    /// Puts the packet's source into sets, or takes it out; of sets of others what the rules ask for.
     fn fill_sets(&self, packet: &Packet, sets: &[String], action: &str) -> Result<(), String> {
         let dynamic = match packet.family {
             Family::V4 => "fwc4-",
@@ -244,8 +251,12 @@ impl Lab {
             let ours = format!("{dynamic}{set}");
             let is_ours = self.inside.run("ipset", &["-n", "list", &ours], "").is_ok();
             let name = if is_ours { &ours } else { set };
-            self.inside
-                .run("ipset", &[action, name, &packet.source.to_string()], "")?;
+            let asked = self.foreign.get(name).map_or("src", String::as_str);
+            let member = match asked.starts_with("src") {
+                true => packet.source.to_string(),
+                false => packet.destination.to_string(),
+            };
+            self.inside.run("ipset", &[action, name, &member], "")?;
         }
         Ok(())
     }

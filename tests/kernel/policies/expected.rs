@@ -301,10 +301,10 @@ impl Unknowns for Answers<'_, '_> {
         let (judge, packet) = (self.judge, asked.packet);
         match asked.condition {
             Match::Set(set) => {
-                let address = match set.from_source[..] {
-                    [true] => packet.source,
-                    [false] => packet.destination,
-                    _ => return None,
+                // Sets of `hash:net` compare the first end alone.
+                let address = match set.from_source[0] {
+                    true => packet.source,
+                    false => packet.destination,
                 };
                 Some(judge.is_member(&set.name, address) != set.negated)
             }
@@ -504,7 +504,10 @@ impl Chance for OfPolicy<'_, '_> {
             Circumstance::InSet { name, source } => {
                 judge.is_member(&format!("{prefix}{name}"), end(source))
             }
-            Circumstance::InForeignSet { name, source } => judge.is_member(name, end(source)),
+            // Sets of `hash:net` compare the first end alone.
+            Circumstance::InForeignSet { name, ends } => {
+                judge.is_member(name, end(ends.from_source()[0]))
+            }
             Circumstance::FromIpsec | Circumstance::Custom(_) => false,
             Circumstance::AuthHeader => packet.protocol == Protocol::AH.0,
             Circumstance::ToThisHost => judge.ways.is_local(packet),
