@@ -61,6 +61,38 @@ pub fn paths<'p>(
     found
 }
 
+/// Returns the devices and networks that a negated `from` or `to` leaves out. They do not depend on the `scope` of an interface:
+/// what is left out is the device.
+pub fn left_out<'p>(plan: &'p Plan, places: Option<&Vec<Endpoint>>) -> Vec<HookSide<'p>> {
+    let mut sides: Vec<HookSide<'p>> = Vec::new();
+    let members = places.into_iter().flatten();
+    for member in members.flat_map(|place| plan.members(*place)) {
+        let devices: Vec<_> = match member.interface {
+            None => vec![None],
+            Some(index) => plan.interfaces[index].devices.iter().map(Some).collect(),
+        };
+        for device in devices {
+            let side = (device, member.networks.clone());
+            if !sides.contains(&side) {
+                sides.push(side);
+            }
+        }
+    }
+    sides
+}
+
+/// Returns the only device that a negated `from` or `to` leaves out, which one line can negate; `None` if it leaves out more,
+/// or networks.
+pub fn only_left_out<'p>(
+    plan: &'p Plan,
+    places: Option<&Vec<Endpoint>>,
+) -> Option<&'p InterfacePattern> {
+    match left_out(plan, places)[..] {
+        [(Some(device), None)] => Some(device),
+        _ => None,
+    }
+}
+
 /// Returns the paths by which the packets of a rule arrive, before routing: their outgoing device is not known.
 pub fn paths_in<'p>(plan: &'p Plan, rule: &PlannedRule, family: Family) -> Vec<HookPath<'p>> {
     let mut found = Vec::new();

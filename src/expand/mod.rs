@@ -78,10 +78,10 @@ fn contexts(plan: &Plan) -> PerFamily<FileContext> {
         for (hook, mut groups) in Hook::ALL.into_iter().zip(expanded.base) {
             // A chain that accepts everything needs no lines for replies.
             if (contents[hook as usize].rules || denies(plan, family, hook))
-                && let Some((group, chain)) = raw::replies(plan, family, hook)
+                && let Some((group, chains)) = raw::replies(plan, family, hook)
             {
                 groups.main.push(group);
-                own.push(chain);
+                own.extend(chains);
             }
             let chain = base_chain(plan, family, hook, contents[hook as usize], groups);
             chains.push(match plan.is_shared() {

@@ -202,12 +202,16 @@ fn elsewhere(plan: &Plan, family: Family) -> AddressSet {
     }))
 }
 
-/// Returns the lines for replies to untracked requests in a hook, and the chain that they jump to; `None` if no reply is
-/// accepted.
+/// Returns the lines for replies to untracked requests in a hook, and the chains that they jump to, the first one first; `None`
+/// if no reply is accepted.
 ///
 /// No connection is known of these replies, so `established` does not accept them. The chain has the rules for the
 /// requests, with all keys reversed: a reply is accepted if its request was.
-pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext, ChainContext)> {
+pub fn replies(
+    plan: &Plan,
+    family: Family,
+    hook: Hook,
+) -> Option<(GroupContext, Vec<ChainContext>)> {
     let name = format!("FWC-{hook}-REPLIES");
     let asked = match hook {
         Hook::Input => Hook::Output,
@@ -230,6 +234,7 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
         policy: "-",
         ..ChainContext::default()
     };
+    let (mut chains, mut accepts) = (Vec::new(), false);
     let rules = plan.rules.iter().enumerate();
     let mut rules: Vec<_> = rules.filter(|(_, rule)| is_on(rule, family)).collect();
     rules.sort_by_key(|(_, rule)| (rule.stage == RuleStage::Main, rule.order));
@@ -244,15 +249,38 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
             continue;
         }
         let mut lines = reply_lines(plan, rule, None, hook, family, target);
+        let origin = LineOrigin::Reply(index).mark();
         for line in &mut lines {
-            line.origin = LineOrigin::Reply(index).mark();
+            line.origin.clone_from(&origin);
         }
-        if !lines.is_empty() {
-            chain.groups.push(GroupContext::of(rule, lines));
+        if lines.is_empty() {
+            continue;
         }
+        accepts |= target == "ACCEPT";
+        let mut exceptions = rules::exceptions(plan, &reversed(rule).0, family, &origin);
+        if !exceptions.is_empty() {
+            let own = format!("{name}-{}", chains.len() + 1);
+            for line in &mut exceptions {
+                line.target = "RETURN".to_owned();
+            }
+            exceptions.push(LineContext {
+                comment: rule.comment.clone(),
+                origin,
+                ..LineContext::to(target)
+            });
+            for line in &mut lines {
+                line.target.clone_from(&own);
+            }
+            chains.push(ChainContext {
+                name: own,
+                policy: "-",
+                groups: vec![GroupContext::of(rule, exceptions)],
+                ..ChainContext::default()
+            });
+        }
+        chain.groups.push(GroupContext::of(rule, lines));
     }
-    let mut targets = chain.groups.iter().flat_map(|group| &group.lines);
-    if !targets.any(|line| line.target == "ACCEPT") {
+    if !accepts {
         return None;
     }
     let untracked = || Some([State::Untracked].into());
@@ -269,7 +297,8 @@ pub fn replies(plan: &Plan, family: Family, hook: Hook) -> Option<(GroupContext,
         lines: lines.collect(),
         ..GroupContext::default()
     };
-    (!group.lines.is_empty()).then_some((group, chain))
+    chains.insert(0, chain);
+    (!group.lines.is_empty()).then_some((group, chains))
 }
 
 /// Returns the target of a rule's lines for replies. Some conditions on the request (its mark, its user ...) cannot be tested on
@@ -332,7 +361,7 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     // Without `..`, so that code with a new key does not compile until somebody decides here what a reply shows of it.
     #[rustfmt::skip]
     let PlannedRule {
-        service, mark, mac, tcp_flags, original, matches, user, group, limit, connections,
+    service, mark, mac, tcp_flags, original, matches, user, group, limit, connections, not_service, not_from, not_to,
         // Reversed above.
         from: _, to: _, source: _, destination: _,
         // The same in both directions. `reply_lines` handles the first two, which no entry of `notrack` has.
@@ -340,11 +369,15 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         // What the rule does, and what it is called.
         action: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _, remark: _,
     } = &mut reversed;
-    if let Some(parts) = service {
+    for parts in [service, not_service].into_iter().flatten() {
         *parts = parts.iter().flat_map(answers).collect();
     }
+    std::mem::swap(not_from, not_to);
     *connections = None;
     let hides = [
+        // A denying rule with exceptions would have to leave the chain for replies from a chain of its own, which iptables
+        // cannot do.
+        rule.not_service.is_some() || rule.not_from.is_some() || rule.not_to.is_some(),
         mark.take().is_some(),
         mac.take().is_some(),
         tcp_flags.take().is_some(),

@@ -15,10 +15,10 @@ use super::origin::LineOrigin;
 use super::original;
 use super::reject_name;
 use super::services::{self, PortList, ServiceMatch};
-use crate::net::{Date, Family, Hook, Protocol, State};
+use crate::net::{Date, Family, Hook, InterfacePattern, Protocol, State};
 use crate::policy::{Over, Per, RejectWith, RuleStage};
 use crate::resolve::{
-    Connections, Limit, LogClass, OneOf, Plan, PlannedRule, RuleAction, Schedule,
+    Connections, Endpoint, Limit, LogClass, OneOf, Plan, PlannedRule, RuleAction, Schedule,
 };
 
 /// The policy's rules in one base chain, in order.
@@ -75,9 +75,11 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
                 family,
                 hook,
             };
+            let origin = LineOrigin::Rule(index).mark();
+            let exceptions = exceptions(plan, rule, family, &origin);
             let group = GroupContext {
                 written: Some((rule.order, index)),
-                ..rule_in_hook.group(lines, &mut own)
+                ..rule_in_hook.group(lines, exceptions, &mut own)
             };
             let base = &mut expanded.base[hook as usize];
             base.accepts |= rule.action == RuleAction::Accept;
@@ -168,10 +170,10 @@ pub fn packets(
     // Without `..`, so that code with a new key does not compile until somebody decides here what a line matches.
     #[rustfmt::skip]
     let PlannedRule {
-        source, destination, service, ipset, state, mark, mac, tcp_flags, original, matches, user, group, schedule,
-        expires, comment,
-        // The caller skips disabled rules and finds the paths.
-        enabled: _, scope: _, from: _, to: _,
+        not_from, not_to, source, destination, service, ipset, state, mark, mac, tcp_flags, original, matches, user, group,
+        schedule, expires, comment,
+        // The caller skips disabled rules and finds the paths. What one line cannot negate is in `exceptions`.
+        enabled: _, scope: _, from: _, to: _, not_service: _,
         // The targets of the lines, and their place.
         action: _, limit: _, connections: _, log: _, stage: _, order: _, span: _, label: _, named: _, remark: _,
     } = rule;
@@ -183,6 +185,15 @@ pub fn packets(
         family,
         "dst",
     );
+    let not_device = |places: Option<&Vec<Endpoint>>| {
+        let device = hooks::only_left_out(plan, places)?;
+        Some(NegatableContext {
+            not: "! ",
+            value: device.to_string(),
+        })
+    };
+    let not_in = not_device(not_from.as_ref());
+    let not_out = not_device(not_to.as_ref());
     let foreign = ipset.as_ref().map(|set| SetContext {
         not: if set.negated { "! " } else { "" },
         name: set.name.clone(),
@@ -218,10 +229,12 @@ pub fn packets(
                 let mut line = LineContext {
                     in_device: path
                         .input
-                        .map(|device| NegatableContext::plain(device.to_string())),
+                        .map(|device| NegatableContext::plain(device.to_string()))
+                        .or_else(|| not_in.clone()),
                     out_device: path
                         .output
-                        .map(|device| NegatableContext::plain(device.to_string())),
+                        .map(|device| NegatableContext::plain(device.to_string()))
+                        .or_else(|| not_out.clone()),
                     mark: mark.clone(),
                     not_mark: not_mark.clone(),
                     tcp_flags: flags.clone(),
@@ -258,6 +271,57 @@ pub fn packets(
                     }
                 }
             }
+        }
+    }
+    lines
+}
+
+/// Returns lines, without a target, for the packets that a rule's negated keys leave out, as far as [`packets`] cannot say it in
+/// its own lines: iptables negates one device in a line, and no list, no zone with networks, and no service.
+pub fn exceptions(
+    plan: &Plan,
+    rule: &PlannedRule,
+    family: Family,
+    origin: &str,
+) -> Vec<LineContext> {
+    let plain = LineContext {
+        comment: rule.comment.clone(),
+        origin: origin.to_owned(),
+        ..LineContext::default()
+    };
+    let mut lines = Vec::new();
+    let sides = |places: &Option<Vec<Endpoint>>| match hooks::only_left_out(plan, places.as_ref()) {
+        Some(_) => Vec::new(),
+        None => hooks::left_out(plan, places.as_ref()),
+    };
+    let device = |device: Option<&InterfacePattern>| {
+        device.map(|device| NegatableContext::plain(device.to_string()))
+    };
+    for (input, networks) in sides(&rule.not_from) {
+        for source in addresses::matches(plan, None, networks.as_ref(), family, "src") {
+            lines.push(LineContext {
+                in_device: device(input),
+                source: source.prefix,
+                source_range: source.range,
+                ..plain.clone()
+            });
+        }
+    }
+    for (output, networks) in sides(&rule.not_to) {
+        for destination in addresses::matches(plan, None, networks.as_ref(), family, "dst") {
+            lines.push(LineContext {
+                out_device: device(output),
+                destination: destination.prefix,
+                destination_range: destination.range,
+                ..plain.clone()
+            });
+        }
+    }
+    if rule.not_service.is_some() {
+        for service in services::matches(rule.not_service.as_ref(), family) {
+            let mut line = plain.clone();
+            put_service(&mut line, &service);
+            lines.push(line);
         }
     }
     lines
@@ -343,16 +407,18 @@ impl InHook<'_> {
     fn group(
         &self,
         lines: Vec<LineContext>,
+        exceptions: Vec<LineContext>,
         own: &mut BTreeMap<String, ChainContext>,
     ) -> GroupContext {
         let log = self.rule.log.map(|class| &self.plan.log_classes[class]);
         let counts = self.rule.limit.is_some() || self.rule.connections.is_some();
         let counting = self.counting();
         let lines = match lines.as_slice() {
+            _ if !exceptions.is_empty() => self.in_own_chain(lines, exceptions, own),
             [line] if let Some(asked) = self.on_one_line(line, &counting) => vec![asked],
-            _ if counting.is_some() => self.in_own_chain(lines, own),
+            _ if counting.is_some() => self.in_own_chain(lines, exceptions, own),
             [line] if !counts && let Some(class) = log => self.logged(line, class),
-            _ if log.is_some() || counts => self.in_own_chain(lines, own),
+            _ if log.is_some() || counts => self.in_own_chain(lines, exceptions, own),
             lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
         };
         GroupContext::of(self.rule, lines)
@@ -560,10 +626,11 @@ impl InHook<'_> {
     }
 
     /// Moves the rule's limit and log to a chain that all its lines jump to: with a limit on each line, each would have a
-    /// bucket and the rule let through its rate several times.
+    /// bucket and the rule let through its rate several times. Packets that match an exception return from the chain first.
     fn in_own_chain(
         &self,
         mut lines: Vec<LineContext>,
+        exceptions: Vec<LineContext>,
         own: &mut BTreeMap<String, ChainContext>,
     ) -> Vec<LineContext> {
         let name = self.chain_name(&lines, own);
@@ -574,20 +641,26 @@ impl InHook<'_> {
                 .map_or(String::new(), |line| line.origin.clone()),
             ..LineContext::default()
         };
-        let mut body = self.body(&name, &everything, own);
+        let may_return = self.may_continue() || !exceptions.is_empty();
+        let mut rest = self.body(&name, &everything, own);
         if let Some(counting) = self.counting() {
             // One line asks for all lines of the rule: it counts each packet once.
             let asked = LineContext {
                 matches: Some(counting),
                 ..everything.clone()
             };
-            body = vec![self.through(asked, body, format!("{name}-MATCH"), own)];
+            rest = vec![self.through(asked, rest, format!("{name}-MATCH"), own)];
         }
+        let mut body: Vec<_> = exceptions
+            .iter()
+            .flat_map(|line| to("RETURN", line))
+            .collect();
+        body.extend(rest);
         self.add_chain(&name, body, own);
         for line in &mut lines {
             line.target.clone_from(&name);
         }
-        if lines.len() == 1 || !self.may_continue() {
+        if lines.len() == 1 || !may_return {
             return lines;
         }
         // Lines may match the same packet, and it must count once: the first line that matches enters the chain by `-g`,

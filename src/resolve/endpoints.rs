@@ -32,6 +32,32 @@ pub fn resolve(
     places.into_iter().map(|(place, _)| place).collect()
 }
 
+/// Resolves what a negated `from` or `to` (`key`) leaves out. Unknown names are reported and left out.
+pub fn resolve_left_out(
+    policy: &Policy,
+    key: &str,
+    names: &[Located<String>],
+    sink: &mut Sink,
+) -> Vec<Endpoint> {
+    let places = names.iter().filter_map(|name| {
+        let place = place(policy, key, name, sink)?;
+        let (message, help) = match place {
+            Endpoint::Interface(_) | Endpoint::Zone(_) => return Some(place),
+            Endpoint::Any => (
+                "`any` cannot be negated: nothing would be left".to_owned(),
+                "leave the key out to mean every device",
+            ),
+            Endpoint::Host => (
+                "`host` cannot be negated".to_owned(),
+                "`any` is every device, and never this host",
+            ),
+        };
+        sink.report(Diagnostic::error(Code::BadValue, name.span, message).help(help));
+        None
+    });
+    places.collect()
+}
+
 fn place(policy: &Policy, key: &str, name: &Located<String>, sink: &mut Sink) -> Option<Endpoint> {
     match name.value.as_str() {
         "any" => return Some(Endpoint::Any),
@@ -58,7 +84,7 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
     } else {
         "destination"
     };
-    let plain = name.value.trim_start_matches('!');
+    let plain = name.value.as_str();
     if AddressRange::looks_like_one(plain) || policy.addresses.get(plain).is_some() {
         let what = if policy.addresses.get(plain).is_some() {
             "a name of [addresses]"
@@ -68,11 +94,6 @@ fn unknown(policy: &Policy, key: &str, name: &Located<String>) -> Diagnostic {
         let message = format!("`{shown}` is {what}, but `{key}` takes zones and interfaces");
         return Diagnostic::error(Code::WrongKey, name.span, message)
             .label(format!("goes into `{right_key}`"));
-    }
-    if plain != name.value {
-        let message = format!("`{shown}`: `{key}` has no negation");
-        return Diagnostic::error(Code::UnknownName, name.span, message)
-            .help("name the zones and interfaces that you mean");
     }
     let device = policy.interfaces.iter().find(|definition| {
         let mut devices = definition.value.devices.iter();

@@ -49,7 +49,7 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
 pub fn any_is_forward(policy: &Policy, sink: &mut Sink) {
     let is_any = |places: &[Located<String>]| places.iter().all(|place| place.value == "any");
     for rule in &policy.rules {
-        let from_any = rule.from.as_deref().is_none_or(is_any);
+        let from_any = rule.from.as_deref().is_none_or(is_any) && rule.not_from.is_none();
         let to = rule.to.as_deref().filter(|to| from_any && is_any(to));
         if let Some(first) = to.and_then(<[_]>::first) {
             sink.report(any_is_forward::finding(first.span));
@@ -213,7 +213,7 @@ impl<'p> Used<'p> {
     fn rule(&mut self, rule: &'p policy::PolicyRule) {
         #[rustfmt::skip]
         let policy::PolicyRule {
-            from, to, source, destination, service, original, matches, log,
+    from, to, source, destination, service, original, matches, log, not_from, not_to, not_service,
             // Not reported: one list of accounts often serves several hosts.
             user: _, group: _,
             // These name nothing that the policy defines.
@@ -221,14 +221,15 @@ impl<'p> Used<'p> {
             mac: _, tcp_flags: _, limit: _, connections: _, schedule: _, expires: _, reject_with: _, enabled: _,
             complete: _,
         } = rule;
-        for places in [from, to].into_iter().flatten() {
+        for places in [from, not_from, to, not_to].into_iter().flatten() {
             self.places.extend(texts(places));
         }
         for addresses in [source, destination].into_iter().flatten() {
             self.items(&addresses.items);
         }
         let before = original.as_ref().and_then(|one| one.service.as_ref());
-        for item in service.iter().chain(before).flatten() {
+        let services = [service.as_ref(), not_service.as_ref(), before];
+        for item in services.into_iter().flatten().flatten() {
             if let ServiceItem::Name(name) = &item.value {
                 self.services.insert(name);
             }

@@ -40,9 +40,8 @@ use std::collections::BTreeSet;
 use crate::diag::{Code, ConcernName, Diagnostic, Sink, did_you_mean};
 use crate::net::{PerFamily, Rate};
 use crate::policy::{
-    self, Account, Action, CommandLine, ConcernLevel, DEFAULT_LOG_BURST, DefaultAction,
-    Definitions, Enforce, Icmp, InvalidAction, LogChoice, LogDestination, Mode, Order, Over,
-    Policy, RejectWith, RuleStage, Scope, Selection, ServiceItem,
+    self, Account, Action, CommandLine, ConcernLevel, DEFAULT_LOG_BURST, Definitions, LogChoice,
+    LogDestination, Order, Over, Policy, RuleStage, Scope, Selection, ServiceItem,
 };
 use crate::source::{Located, Span};
 
@@ -74,7 +73,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     let (nat, sound_nat) = nat::resolve(&mut resolver, &defaults, &definitions, sink);
     let (mangle, sound_mangle) = mangle::resolve(&mut resolver, &defaults, &definitions, sink);
     let (mut raw, sound_raw) = raw::resolve(&mut resolver, &defaults, &definitions, sink);
-    raw.extend(raw::of_services(&resolver, &rules));
+    raw.extend(raw::of_services(&resolver, &rules, sink));
     let (tests, sound_tests) = tests::resolve(&mut resolver, &defaults, &definitions, sink);
     let names = Names {
         addresses: resolver.addresses.names(policy),
@@ -199,9 +198,7 @@ impl Resolver<'_> {
         }
         #[rustfmt::skip]
         let policy::PolicyRule {
-            span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage,
-            order, mark, mac, tcp_flags, original, matches, limit, connections, schedule, expires, user, group,
-            log, reject_with, enabled,
+    span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage, order, mark, mac, tcp_flags, original, matches, limit, connections, schedule, expires, user, group, log, reject_with, enabled, not_from, not_to, not_service,
             // Tells whether the rule can be checked, not what it means.
             complete: _,
         } = rule;
@@ -242,8 +239,10 @@ impl Resolver<'_> {
                 .map(|name| format!("fwc:{name}")),
             remark: comment.clone(),
             action,
-            from: self.places("from", from, sink),
-            to: self.places("to", to, sink),
+            from: self.places("from", from, not_from, sink),
+            not_from: self.left_out("from", not_from, sink),
+            to: self.places("to", to, not_to, sink),
+            not_to: self.left_out("to", not_to, sink),
             source: self
                 .addresses
                 .expression(self.policy, source.as_ref(), sink),
@@ -253,6 +252,9 @@ impl Resolver<'_> {
             original: original::resolve(self, original.as_ref(), sink),
             matches: matches::resolve(self.policy, matches.as_ref(), service.as_deref(), sink),
             service,
+            not_service: not_service
+                .as_ref()
+                .map(|items| self.services.parts(items, sink)),
             ipset: ipset.as_ref().map(|set| ForeignSet {
                 name: set.name.value.clone(),
                 negated: set.negated,
@@ -295,10 +297,24 @@ impl Resolver<'_> {
         &self,
         key: &str,
         names: &Option<Vec<Located<String>>>,
+        left_out: &Option<Vec<Located<String>>>,
+        sink: &mut Sink,
+    ) -> Option<Vec<Endpoint>> {
+        // A negation is about devices, and never has this host.
+        let Some(names) = names else {
+            return left_out.as_ref().map(|_| vec![Endpoint::Any]);
+        };
+        Some(endpoints::resolve(self.policy, key, names, sink))
+    }
+
+    fn left_out(
+        &self,
+        key: &str,
+        names: &Option<Vec<Located<String>>>,
         sink: &mut Sink,
     ) -> Option<Vec<Endpoint>> {
         let names = names.as_ref()?;
-        Some(endpoints::resolve(self.policy, key, names, sink))
+        Some(endpoints::resolve_left_out(self.policy, key, names, sink))
     }
 
     fn accounts(
@@ -442,14 +458,21 @@ fn described(what: &str, action: &str, rule: &crate::policy::PolicyRule) -> Stri
         return format!("{what} \"{}\"", name.value);
     }
     let mut label = format!("{what}: {action}");
-    if let Some(service) = &rule.service {
-        let items = service.iter().map(|item| match &item.value {
-            ServiceItem::Name(name) => name.clone(),
-            ServiceItem::Ports(protocol, ports) => format!("{ports}/{protocol}"),
-        });
-        label = format!("{label} {}", shortened(items));
+    for (not, service) in [("", &rule.service), ("not ", &rule.not_service)] {
+        if let Some(service) = service {
+            let items = service.iter().map(|item| match &item.value {
+                ServiceItem::Name(name) => name.clone(),
+                ServiceItem::Ports(protocol, ports) => format!("{ports}/{protocol}"),
+            });
+            label = format!("{label} {not}{}", shortened(items));
+        }
     }
-    for (word, places) in [("from", &rule.from), ("to", &rule.to)] {
+    for (word, places) in [
+        ("from", &rule.from),
+        ("not from", &rule.not_from),
+        ("to", &rule.to),
+        ("not to", &rule.not_to),
+    ] {
         if let Some(places) = places {
             let names = places.iter().map(|place| place.value.clone());
             label = format!("{label} {word} {}", shortened(names));

@@ -438,14 +438,20 @@ pub struct PlannedRule {
     pub action: RuleAction,
     /// The origins of its packets; `None` if the key is not written.
     pub from: Option<Vec<Endpoint>>,
+    /// The places that `from` leaves out: interfaces and zones. `from` is [`Endpoint::Any`] then.
+    pub not_from: Option<Vec<Endpoint>>,
     /// Their destinations; `None` if the key is not written.
     pub to: Option<Vec<Endpoint>>,
+    /// The places that `to` leaves out: interfaces and zones. `to` is [`Endpoint::Any`] then.
+    pub not_to: Option<Vec<Endpoint>>,
     /// Their source addresses.
     pub source: Option<AddressCondition>,
     /// Their destination addresses.
     pub destination: Option<AddressCondition>,
     /// The services; a packet matches if one of these parts does.
     pub service: Option<Vec<ServicePart>>,
+    /// Services that a packet must not match; `service` is `None` then.
+    pub not_service: Option<Vec<ServicePart>>,
     /// An ipset that fwc does not own, and that has them.
     pub ipset: Option<ForeignSet>,
     /// The families; `None` if the key is not written.

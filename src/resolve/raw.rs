@@ -67,14 +67,32 @@ pub fn resolve(
 
 /// Returns the entries for services with a helper: if a rule accepts such a service, the helper is attached to its packets.
 /// Keys that the raw table cannot match do not narrow them.
-pub fn of_services(resolver: &Resolver<'_>, rules: &[PlannedRule]) -> Vec<PlannedRaw> {
+pub fn of_services(
+    resolver: &Resolver<'_>,
+    rules: &[PlannedRule],
+    sink: &mut Sink,
+) -> Vec<PlannedRaw> {
     let mut entries = Vec::new();
     for (rule, written) in rules.iter().zip(&resolver.policy.rules) {
         if !rule.enabled || rule.action != RuleAction::Accept {
             continue;
         }
         let items = written.service.as_deref().unwrap_or_default();
-        for (helper, parts) in resolver.services.helpers(items) {
+        let helpers = resolver.services.helpers(items);
+        let left_out = written.not_from.iter().chain(&written.not_to);
+        if let (Some((helper, _)), Some(place)) = (helpers.first(), left_out.flatten().next()) {
+            let message = format!(
+                "`!` on a rule whose service has the helper `{}`",
+                helper.name()
+            );
+            sink.report(
+                Diagnostic::error(Code::Conflict, place.span, message)
+                    .with_note("the helper is attached before the kernel knows by which device a packet leaves")
+                    .help("name the zones and interfaces that you mean"),
+            );
+            continue;
+        }
+        for (helper, parts) in helpers {
             let from = rule.from.clone().unwrap_or_else(|| vec![Endpoint::Any]);
             let only_host = from.iter().all(|place| *place == Endpoint::Host);
             let to = rule.to.clone().unwrap_or_else(|| match only_host {
@@ -100,8 +118,8 @@ pub fn of_services(resolver: &Resolver<'_>, rules: &[PlannedRule]) -> Vec<Planne
 fn before_tracking(mut rule: PlannedRule) -> PlannedRule {
     #[rustfmt::skip]
     let PlannedRule {
-        span: _, label: _, named: _, comment: _, remark: _, action: _, from: _, to: _, source: _,
-        destination: _, service: _, ipset: _, scope: _, mac: _, user: _, group: _, schedule: _, expires: _,
+        span: _, label: _, named: _, comment: _, remark: _, action: _, from: _, not_from: _, to: _, not_to: _,
+        source: _, destination: _, service: _, not_service: _, ipset: _, scope: _, mac: _, user: _, group: _, schedule: _, expires: _,
         stage: _, order: _, enabled: _,
         // The raw table is before connection tracking and before mangle, where marks are set.
         state, mark,

@@ -80,7 +80,8 @@ impl<'p> Services<'p> {
     pub fn names(&self, policy: &Policy) -> Vec<(String, Vec<ServicePart>)> {
         let rules = policy.rules.iter();
         let asked = rules.chain(policy.tests.iter().map(|test| &test.packets));
-        let items = asked.flat_map(|rule| rule.service.iter().flatten());
+        let items = asked.flat_map(|rule| [&rule.service, &rule.not_service]);
+        let items = items.flatten().flatten();
         let from_catalog = items.filter_map(|item| match &item.value {
             ServiceItem::Name(name) if self.own.get(name).is_none() => Some(name.as_str()),
             _ => None,

@@ -73,7 +73,8 @@ impl<'p> Sound<'p> {
 
     /// Returns `true` if a rule names sound definitions only.
     pub fn has(&self, policy: &Policy, rule: &PolicyRule) -> bool {
-        let places = [&rule.from, &rule.to].into_iter().flatten();
+        let places = [&rule.from, &rule.not_from, &rule.to, &rule.not_to];
+        let places = places.into_iter().flatten();
         let mut places = places.flat_map(texts);
         let before = rule.original.as_ref();
         let written = before.and_then(|one| one.destination.as_ref());
@@ -81,7 +82,8 @@ impl<'p> Sound<'p> {
         let addresses = addresses.chain(written);
         let mut addresses = addresses.flat_map(|list: &AddressExpression| names(&list.items));
         let written = before.and_then(|one| one.service.as_ref());
-        let mut services = rule.service.iter().chain(written).flatten();
+        let services = [rule.service.as_ref(), rule.not_service.as_ref(), written];
+        let mut services = services.into_iter().flatten().flatten();
         places.all(|name| self.places.contains(name))
             && addresses.all(|name| self.addresses.contains(name))
             && services.all(|item| match &item.value {

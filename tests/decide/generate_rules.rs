@@ -39,6 +39,7 @@ impl Sample {
         keys.one_of(random, "action", &[action]);
         self.sides(random, places, groups, &mut keys);
         protocols(random, services, &mut keys);
+        left_out(random, places, &mut keys);
         if random.once_in(4) {
             keys.set("state", format!("{:?}", random.some(&STATES, 3)));
         }
@@ -367,6 +368,37 @@ impl Sample {
         if random.once_in(10) {
             let marks = ["0x10/0xff", "1", "0x100/0x100", "!0x10/0xff", "!0"];
             keys.one_of(random, "mark", &marks);
+        }
+    }
+}
+
+/// Negates `from`, `to` or `service`. With a `scope`, since a zone or service may have nothing in a family.
+fn left_out(random: &mut Random, places: &[String], keys: &mut Keys) {
+    let before = keys.0.len();
+    for key in ["from", "to"] {
+        let is_of_host = keys.has("user") || keys.has("group");
+        if places.is_empty() || is_of_host || !random.once_in(8) {
+            continue;
+        }
+        let some = random.some(places, 2);
+        match random.below(2) {
+            0 => keys.set(key, format!("\"!{}\"", some[0])),
+            _ => keys.set(key, format!("{{ not = {some:?} }}")),
+        }
+        keys.set("left out", String::new());
+    }
+    let service = keys.0.iter().find(|(key, _)| *key == "service");
+    if let Some((_, services)) = service.cloned()
+        && !keys.has("tcp")
+        && random.once_in(4)
+    {
+        keys.set("service", format!("{{ not = {services} }}"));
+        keys.set("left out", String::new());
+    }
+    if keys.0.len() > before || keys.has("left out") {
+        keys.0.retain(|(key, _)| *key != "left out");
+        if !keys.has("scope") {
+            keys.one_of(random, "scope", &["ipv4", "ipv6", "dual", "dual"]);
         }
     }
 }

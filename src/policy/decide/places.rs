@@ -19,6 +19,8 @@ pub(super) fn pairs(rule: &PolicyRule) -> Vec<EndpointPair<'_>> {
     };
     let to: Vec<&str> = match &rule.to {
         Some(places) => places.iter().map(|place| place.value.as_str()).collect(),
+        // Negated: every device but those that `is_left_out` knows.
+        None if rule.not_to.is_some() => vec!["any"],
         None if from.iter().all(|place| *place == "host") => vec!["any"],
         None => vec!["host"],
     };
@@ -86,6 +88,48 @@ impl Evaluation<'_> {
         members(self.policy, place)
             .iter()
             .any(|member| self.is_in_member(member, device, source))
+    }
+
+    /// Returns `true` if the packet comes from a place that the rule's `from` leaves out, or goes to one that its `to` does.
+    pub(super) fn is_left_out(&self, rule: &PolicyRule) -> bool {
+        let (came, leaves) = (&self.packet.in_device, &self.packet.out_device);
+        self.is_at_any_of(rule.not_from.as_ref(), came.as_deref(), true)
+            || self.is_at_any_of(rule.not_to.as_ref(), leaves.as_deref(), false)
+    }
+
+    /// The same for a packet that may be a reply to one of the rule: it comes from where the request went.
+    pub(super) fn is_reply_left_out(&self, rule: &PolicyRule) -> bool {
+        let (came, leaves) = (&self.packet.in_device, &self.packet.out_device);
+        self.is_at_any_of(rule.not_from.as_ref(), leaves.as_deref(), false)
+            || self.is_at_any_of(rule.not_to.as_ref(), came.as_deref(), true)
+    }
+
+    /// Returns `true` if the packet's device and its source (or destination) match one of the places. The `scope` of an
+    /// interface does not count here: what is left out is the device.
+    fn is_at_any_of(
+        &self,
+        places: Option<&Vec<Located<String>>>,
+        device: Option<&str>,
+        source: bool,
+    ) -> bool {
+        let address = match source {
+            true => self.packet.source,
+            false => self.packet.destination,
+        };
+        let has_device = |name: &str| {
+            let interface = self.policy.interfaces.get(name);
+            interface.is_some_and(|interface| {
+                let mut devices = interface.value.devices.iter();
+                devices.any(|pattern| device.is_some_and(|it| is_named(&pattern.value, it)))
+            })
+        };
+        let names = places.into_iter().flatten();
+        let mut all = names.flat_map(|place| members(self.policy, &place.value));
+        all.any(|member| {
+            let networks = member.networks;
+            member.interface.is_none_or(has_device)
+                && networks.is_none_or(|networks| self.is_any(networks, address, source))
+        })
     }
 
     /// Returns `true` if the packet's source (or destination) and the device match a member of a zone.

@@ -188,7 +188,9 @@ impl Evaluation<'_> {
 
     /// Returns `true` if the packet is a reply to one that matches the rule, in the filter table.
     fn answers(&self, rule: &PolicyRule) -> bool {
-        self.request_fits(rule) && pairs(rule).iter().any(|pair| self.goes(&pair.reversed()))
+        self.request_fits(rule)
+            && pairs(rule).iter().any(|pair| self.goes(&pair.reversed()))
+            && !self.is_reply_left_out(rule)
     }
 
     /// Returns `true` if the first rule that matches the request accepts it. A reply does not show all of its request:

@@ -46,7 +46,9 @@ pub(super) enum Shows {
 impl Evaluation<'_> {
     /// Returns `true` if the rule matches the packet, without regard to `limit` and `connections`.
     pub(super) fn is_in(&self, rule: &PolicyRule) -> bool {
-        self.fits(rule, Shows::Everything) && places::pairs(rule).iter().any(|pair| self.goes(pair))
+        self.fits(rule, Shows::Everything)
+            && places::pairs(rule).iter().any(|pair| self.goes(pair))
+            && !self.is_left_out(rule)
     }
 
     /// Returns `true` if the packet matches the keys of the rule that it shows. The caller compares `from` and `to`.
@@ -54,11 +56,10 @@ impl Evaluation<'_> {
         // Without `..`, so that code with a new key does not compile until somebody decides here what it matches.
         #[rustfmt::skip]
         let PolicyRule {
-            span: _, name: _, comment: _, complete: _, from: _, to: _,
+            span: _, name: _, comment: _, complete: _, from: _, not_from: _, to: _, not_to: _,
             // What the rule does with its packets, and in which order.
             action: _, stage: _, order: _, limit: _, connections: _, log: _, reject_with: _,
-            enabled, scope, source, destination, ipset, service, state, mark, mac, tcp_flags, original, matches,
-            schedule, expires, user, group,
+    enabled, scope, source, destination, ipset, service, state, mark, mac, tcp_flags, original, matches, schedule, expires, user, group, not_service,
         } = rule;
         let packet = self.packet;
         let is_tracked = shows == Shows::Everything;
@@ -76,6 +77,10 @@ impl Evaluation<'_> {
                 || service
                     .as_ref()
                     .is_none_or(|items| services::any_has(*self, items)))
+            && (shows == Shows::BeforeTracking
+                || not_service
+                    .as_ref()
+                    .is_none_or(|items| !services::any_has(*self, items)))
             && (!is_tracked
                 || state
                     .as_ref()
@@ -135,10 +140,14 @@ pub(super) fn is_hidden_from_replies(rule: &PolicyRule) -> bool {
         log: _, reject_with: _, enabled: _,
         // It never matches an untracked packet, which the caller knows.
         original: _,
-        mark, mac, tcp_flags, matches, user, group, limit,
+        mark, mac, tcp_flags, matches, user, group, limit, not_from, not_to, not_service,
     } = rule;
     let continues = |limit: &PolicyLimit| is_some_and(&limit.over, |over| *over == Over::Continue);
-    mark.is_some()
+    // Of a rule that denies all but some packets no reply tells that it denied the request.
+    not_from.is_some()
+        || not_to.is_some()
+        || not_service.is_some()
+        || mark.is_some()
         || mac.is_some()
         || tcp_flags.is_some()
         || matches.is_some()

@@ -1,13 +1,14 @@
 //! `[[nat]]`: translations of addresses and ports.
 
 use super::addresses::{PREFIX, read_literal, v4_form, v6_form};
+use super::foreign_set::IPSET;
 use super::matches::{MAC, MARK, TCP_FLAGS};
 use super::names::{NAME, is_name, name_form};
 use super::rules::{
-    DESTINATION, FROM, IPSET, LONGEST_NAME, PolicyRule, SCOPE, SOURCE, TO, fits_comment,
-    read_packets,
+    DESTINATION, LONGEST_NAME, PLAIN_FROM, PLAIN_TO, PolicyRule, SCOPE, SOURCE, fits_comment,
+    read_packets, refuse_left_out,
 };
-use super::services::{ITEMS, port_form};
+use super::services::{PLAIN_ITEMS, port_form};
 use super::users::{GROUP, USER};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressRange, Family, PortError, PortRange};
@@ -170,13 +171,13 @@ pub(super) const KEYS: TableKeys = TableKeys {
         Key {
             about: "Where the packets come from: zones and interfaces by name, `any`, or `host` for this machine. Of what \
                     leaves it means the networks that are known of them.",
-            ..FROM
+            ..PLAIN_FROM
         },
         Key {
             about: "Where the packets end: zones and interfaces by name. Of a netmap the prefix that takes the place of \
                     `destination`.",
             shape: Shape::List(&Shape::OneOf(&[NAME, PREFIX])),
-            ..TO
+            ..PLAIN_TO
         }
         .example("'wan'"),
         SOURCE,
@@ -184,7 +185,7 @@ pub(super) const KEYS: TableKeys = TableKeys {
             about: "Destination addresses as the packets come. Left out, `dnat` and `redirect` mean those of this host.",
             ..DESTINATION
         },
-        ITEMS,
+        PLAIN_ITEMS,
         Key {
             about: "The families. Left out, `masquerade` is IPv4, and others have those of their addresses.",
             default: None,
@@ -329,6 +330,11 @@ fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyNat {
     }
     let kind = kind.map(|kind| kind.value);
     let mut packets = read_packets(table, sink);
+    let of_from = match kind {
+        Some(Kind::Masquerade | Kind::Snat) => Code::NatSourceUnknown,
+        _ => Code::BadValue,
+    };
+    refuse_left_out(&packets, "a nat entry", of_from, sink);
     if let Some(name) = &packets.name {
         fits_comment(name, sink);
     }

@@ -1,7 +1,7 @@
 //! `original` of rules: the first packet of the connection, before its destination was translated.
 
 use super::addresses::{AddressExpression, AddressItem, EXPRESSION, read_expression};
-use super::services::{ITEMS, ServiceItem, read_items};
+use super::services::{PLAIN_ITEMS, ServiceItem, read_services};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::keys::{Key, Shape, TableKeys};
 use crate::policy::reader::CheckedTable;
@@ -37,7 +37,7 @@ const KEYS: TableKeys = TableKeys {
         .example("'203.0.113.5'"),
         Key {
             about: "The ports before DNAT: services by name that have ports only, or ports.",
-            ..ITEMS
+            ..PLAIN_ITEMS
         }
         .example("'8080/tcp'"),
     ],
@@ -50,9 +50,19 @@ pub(super) fn read_original(table: CheckedTable<'_>, sink: &mut Sink) -> Option<
         .get("destination")
         .and_then(|value| read_expression("destination", value, sink))
         .filter(|destination| !names_host(destination, sink));
-    let service = table
-        .get("service")
-        .map(|value| read_items(value, sink).unwrap_or_default());
+    let service = read_services(table, sink).map(|services| {
+        if services.negated {
+            sink.report(
+                Diagnostic::error(
+                    Code::BadValue,
+                    services.span,
+                    "`service` of `original` cannot be negated",
+                )
+                .help("name the ports that you mean"),
+            );
+        }
+        services.values
+    });
     if all_known && table.get("destination").is_none() && table.get("service").is_none() {
         sink.report(
             Diagnostic::error(Code::MissingKey, table.span, "`original` asks nothing").help(

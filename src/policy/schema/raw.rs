@@ -2,10 +2,10 @@
 
 use super::helpers::{HELPER, Helper, read_helper};
 use super::rules::{
-    COMMENT, DESTINATION, ENABLED, FROM, PolicyRule, RULE_NAME, SCOPE, SOURCE, TO, finish_packets,
-    read_entries,
+    COMMENT, DESTINATION, ENABLED, PLAIN_FROM, PLAIN_TO, PolicyRule, RULE_NAME, SCOPE, SOURCE,
+    finish_packets, read_entries, refuse_left_out,
 };
-use super::services::ITEMS;
+use super::services::PLAIN_ITEMS;
 use super::times::{EXPIRES, SCHEDULE};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::keys::{Key, Shape, TableKeys};
@@ -55,11 +55,11 @@ pub(super) const KEYS: TableKeys = TableKeys {
         )
         .default("false"),
         RULE_NAME,
-        FROM,
-        TO,
+        PLAIN_FROM,
+        PLAIN_TO,
         SOURCE,
         DESTINATION,
-        ITEMS,
+        PLAIN_ITEMS,
         SCOPE,
         SCHEDULE,
         EXPIRES,
@@ -92,7 +92,9 @@ fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRaw {
     let all_known = table.check(KEYS, sink);
     let treatment = read_treatment(table, all_known, sink);
     let answers = table.get("answers").map(|value| value.span);
-    let packets = finish_packets(table, errors, sink);
+    let mut packets = finish_packets(table, errors, sink);
+    refuse_left_out(&packets, "a raw entry", Code::BadValue, sink);
+    packets.complete = sink.errors() == errors;
     PolicyRaw {
         span: table.span,
         packets,

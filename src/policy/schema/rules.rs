@@ -11,10 +11,10 @@ use super::limits::{
     CONNECTIONS, LIMIT, PolicyConnections, PolicyLimit, read_connections, read_limit,
 };
 use super::matches::{MAC, MARK, TCP_FLAGS, read_mac, read_mark, read_tcp_flags};
-use super::names::NAME;
+use super::names::{NAME, name_form};
 use super::original::{ORIGINAL, PolicyOriginal, read_original};
-use super::selection::Selection;
-use super::services::{ITEMS, ServiceItem, read_items};
+use super::selection::{Selection, read_selection};
+use super::services::{ITEMS, ServiceItem, read_services};
 use super::times::{EXPIRES, PolicySchedule, SCHEDULE, read_expires, read_schedule};
 use super::users::{Account, GROUP, USER, read_accounts};
 use crate::diag::{Code, Diagnostic, Sink};
@@ -82,14 +82,20 @@ pub struct PolicyRule {
     pub action: Option<Located<Action>>,
     /// `from`
     pub from: Option<Vec<Located<String>>>,
+    /// `from`, negated: the packets come from none of these places.
+    pub not_from: Option<Vec<Located<String>>>,
     /// `to`
     pub to: Option<Vec<Located<String>>>,
+    /// `to`, negated: the packets go to none of these places.
+    pub not_to: Option<Vec<Located<String>>>,
     /// `source`
     pub source: Option<AddressExpression>,
     /// `destination`
     pub destination: Option<AddressExpression>,
     /// `service`
     pub service: Option<Vec<Located<ServiceItem>>>,
+    /// `service`, negated: the packets are of none of these services.
+    pub not_service: Option<Vec<Located<ServiceItem>>>,
     /// `ipset`: a set of source addresses that fwc does not manage.
     pub ipset: Option<PolicyForeignSet>,
     /// `scope`
@@ -135,11 +141,51 @@ pub struct PolicyRule {
 /// The longest name: the kernel keeps 255 bytes of a comment (`xt_comment.h`), and `fwc:` takes four of them.
 pub(super) const LONGEST_NAME: usize = 251;
 
+/// Zones and interfaces, without a negation.
+pub(super) const PLACES: Shape = Shape::List(&NAME);
+
+const PLACES_OR_NOT: Shape = Shape::OneOf(&[
+    PLACES,
+    // Neither `any` nor `host` can be negated.
+    Shape::Form(concat!("!\\s*(?!(any|host)$)", name_form!())),
+    Shape::Table(&NOT_PLACES),
+]);
+
+const NOT_PLACES: TableKeys = TableKeys {
+    of: "a negation",
+    known: &[Key::new(
+        "not",
+        PLACES,
+        "Every device but those of these, and not this machine.",
+    )
+    .example("['lan', 'dmz']")
+    .required()],
+};
+
+/// The key `from` of entries, whose tables have no chain for what a negation leaves out.
+pub(super) const PLAIN_FROM: Key = Key::new(
+    "from",
+    PLACES,
+    "Where the packets come from: zones and interfaces by name, `any`, or `host` for this machine.",
+)
+.default("'any'")
+.example("'wan'");
+
+/// The key `to` of entries.
+pub(super) const PLAIN_TO: Key = Key::new(
+    "to",
+    PLACES,
+    "Where the packets go to: zones and interfaces by name, `any`, or `host` for this machine. \
+     Left out it is `host`, or `any` when `from` is only `host`.",
+)
+.example("'host'");
+
 /// The key `from` of rules and tests.
 pub(super) const FROM: Key = Key::new(
     "from",
-    Shape::List(&NAME),
-    "Where the packets come from: zones and interfaces by name, `any`, or `host` for this machine.",
+    PLACES_OR_NOT,
+    "Where the packets come from: zones and interfaces by name, `any`, or `host` for this machine. `\"!wan\"`: every other \
+     device, and not this machine.",
 )
 .default("'any'")
 .example("'wan'");
@@ -147,9 +193,9 @@ pub(super) const FROM: Key = Key::new(
 /// The key `to` of rules and tests.
 pub(super) const TO: Key = Key::new(
     "to",
-    Shape::List(&NAME),
+    PLACES_OR_NOT,
     "Where the packets go to: zones and interfaces by name, `any`, or `host` for this machine. \
-     Left out it is `host`, or `any` when `from` is only `host`.",
+     Left out it is `host`, or `any` when `from` is only `host`. `\"!wan\"`: every other device, and not this machine.",
 )
 .example("'host'");
 
@@ -352,24 +398,46 @@ pub(super) fn finish_packets(
     rule
 }
 
+/// Reports `!` in the `from`, `to` and `service` of an entry. `what` is the entry in messages, `of_from` the code for `from`.
+pub(super) fn refuse_left_out(packets: &PolicyRule, what: &str, of_from: Code, sink: &mut Sink) {
+    let first = |names: &Option<Vec<Located<String>>>| Some(names.as_ref()?.first()?.span);
+    let service = packets.not_service.as_ref().and_then(|items| items.first());
+    let keys = [
+        ("from", of_from, first(&packets.not_from)),
+        ("to", Code::BadValue, first(&packets.not_to)),
+        ("service", Code::BadValue, service.map(|item| item.span)),
+    ];
+    for (key, code, span) in keys {
+        if let Some(span) = span {
+            let message = format!("`{key}` of {what} cannot be negated");
+            sink.report(Diagnostic::error(code, span, message).help(match key {
+                "service" => "name the services that you mean",
+                _ => "name the zones and interfaces that you mean",
+            }));
+        }
+    }
+}
+
 /// Reads the keys of a rule that the table has.
 pub(super) fn read_packets(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRule {
     let mut reject_with = REJECT_WITH.to_vec();
     reject_with.push((TCP_RESET, RejectWith::TcpReset));
+    let (from, not_from) = divided(read_places(table, "from", sink));
+    let (to, not_to) = divided(read_places(table, "to", sink));
+    let (service, not_service) = divided(read_services(table, sink));
     PolicyRule {
         span: table.span,
         name: read_name(table, sink),
         comment: read_comment(table, sink),
         action: table.word("action", ACTIONS, sink),
-        from: read_places(table, "from", sink),
-        to: read_places(table, "to", sink),
+        from,
+        not_from,
+        to,
+        not_to,
         source: read_addresses(table, "source", sink),
         destination: read_addresses(table, "destination", sink),
-        service: table.get("service").map(|value| {
-            // A refused value was reported. The empty list in its place is never used, because nothing is built after
-            // an error.
-            read_items(value, sink).unwrap_or_default()
-        }),
+        service,
+        not_service,
         ipset: read_ipset(table, sink),
         scope: table.word("scope", SCOPES, sink),
         state: read_states(table, sink),
@@ -448,18 +516,21 @@ pub(in crate::policy) fn check_names<'r>(
     }
 }
 
-fn read_places(
-    table: CheckedTable<'_>,
-    key: &str,
-    sink: &mut Sink,
-) -> Option<Vec<Located<String>>> {
-    let texts = table.texts(key, sink)?;
-    Some(
-        texts
-            .into_iter()
-            .map(|text| text.map(str::to_owned))
-            .collect(),
-    )
+/// The values of a key that are not negated, and those that are.
+type Divided<T> = (Option<Vec<Located<T>>>, Option<Vec<Located<T>>>);
+
+fn divided<T>(selection: Option<Selection<T>>) -> Divided<T> {
+    match selection {
+        None => (None, None),
+        Some(one) if one.negated => (None, Some(one.values)),
+        Some(one) => (Some(one.values), None),
+    }
+}
+
+fn read_places(table: CheckedTable<'_>, key: &str, sink: &mut Sink) -> Option<Selection<String>> {
+    read_selection(table, key, sink, |one, sink| {
+        Some(one.text(key, sink)?.map(str::to_owned))
+    })
 }
 
 fn read_addresses(

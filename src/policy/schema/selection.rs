@@ -1,7 +1,7 @@
 //! Keys with one value or several, of which a packet must have one; or with their negation.
 
 use super::addresses::NOT;
-use crate::diag::{Code, Diagnostic, Sink};
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::{Located, Span};
 
@@ -50,14 +50,14 @@ pub(super) fn read_selection<T>(
     let (list, negated) = match value.as_table() {
         None => (value.list(key, sink)?, false),
         Some(table) => {
-            let keys_are_known = table.check(NOT, sink);
-            let Some(not) = table.get("not") else {
-                if keys_are_known {
-                    value.wrong_type(key, "a value, a list, or `{ not = [...] }`", sink);
-                }
+            let is_misspelt = |name: &str| did_you_mean(name, ["not"]).is_some();
+            let mut names = table.entries().map(|(name, _)| name.value);
+            if table.get("not").is_none() && !names.any(is_misspelt) {
+                value.wrong_type(key, "a value, a list, or `{ not = [...] }`", sink);
                 return None;
-            };
-            (not.list("not", sink)?, true)
+            }
+            table.check(NOT, sink);
+            (table.get("not")?.list("not", sink)?, true)
         }
     };
     let values = list.iter().filter_map(|value| {

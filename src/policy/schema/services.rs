@@ -2,6 +2,7 @@
 
 use super::helpers::{HELPER, Helper, read_helper};
 use super::names::{NAME, OVERRIDE, is_name, name_form, read_definitions};
+use super::selection::{Selection, read_selection};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{AddressRange, Family, IcmpType, PortError, PortRange, Protocol};
 use crate::policy::habits;
@@ -77,14 +78,39 @@ pub(super) use port_form;
 
 const PORTS_LITERAL: Shape = Shape::Form(ports_form!());
 
+/// Services, without a negation.
+pub(super) const SERVICES: Shape = Shape::List(&Shape::OneOf(&[
+    Shape::Known(|| catalog_names().collect()),
+    Shape::Form(concat!(name_form!(), "|", ports_form!())),
+]));
+
+/// The key `service` of entries, whose tables have no chain for what a negation leaves out.
+pub(super) const PLAIN_ITEMS: Key = Key::new(
+    "service",
+    SERVICES,
+    "What the packets are for: services by name (`fwc services` lists the built-in ones), or ports. Left out: everything.",
+)
+.example("['ssh', '8443/tcp']");
+
+const NOT_SERVICES: TableKeys = TableKeys {
+    of: "a negation",
+    known: &[
+        Key::new("not", SERVICES, "Every packet but those of these services.")
+            .example("['ssh', 'dns']")
+            .required(),
+    ],
+};
+
 /// The key `service` of rules and tests.
 pub(super) const ITEMS: Key = Key::new(
     "service",
-    Shape::List(&Shape::OneOf(&[
-        Shape::Known(|| catalog_names().collect()),
-        Shape::Form(concat!(name_form!(), "|", ports_form!())),
-    ])),
-    "What the packets are for: services by name (`fwc services` lists the built-in ones), or ports. Left out: everything.",
+    Shape::OneOf(&[
+        SERVICES,
+        Shape::Form(concat!("!\\s*(", name_form!(), "|", ports_form!(), ")")),
+        Shape::Table(&NOT_SERVICES),
+    ]),
+    "What the packets are for: services by name (`fwc services` lists the built-in ones), or ports. Left out: everything. \
+     `\"!ssh\"`: every other packet, of any protocol.",
 )
 .example("['ssh', '8443/tcp']");
 
@@ -471,25 +497,20 @@ fn read_icmp(
 }
 
 /// Reads the `service` of a rule.
-pub(super) fn read_items(
-    value: FileValue<'_>,
+pub(super) fn read_services(
+    table: CheckedTable<'_>,
     sink: &mut Sink,
-) -> Option<Vec<Located<ServiceItem>>> {
-    let list = value.list("service", sink)?;
-    let items: Vec<_> = list
-        .iter()
-        .filter_map(|value| {
-            let text = value.text("service", sink)?;
-            let item = if is_name(text.value) {
-                ServiceItem::Name(text.value.to_owned())
-            } else {
-                let (protocol, ports) = read_port_literal("service", &text, sink)?;
-                ServiceItem::Ports(protocol, ports)
-            };
-            Some(Located::new(item, text.span))
-        })
-        .collect();
-    (items.len() == list.len()).then_some(items)
+) -> Option<Selection<ServiceItem>> {
+    read_selection(table, "service", sink, |one, sink| {
+        let text = one.text("service", sink)?;
+        let item = if is_name(text.value) {
+            ServiceItem::Name(text.value.to_owned())
+        } else {
+            let (protocol, ports) = read_port_literal("service", &text, sink)?;
+            ServiceItem::Ports(protocol, ports)
+        };
+        Some(Located::new(item, text.span))
+    })
 }
 
 /// Suggests what a text in another notation probably means.

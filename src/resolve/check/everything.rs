@@ -94,18 +94,20 @@ impl Choice {
         #[rustfmt::skip]
         let policy::PolicyRule {
             span: _, name: _, comment: _, enabled: _, complete: _, action: _, reject_with: _,
-            from, to, source, destination, service, ipset, mark, mac, tcp_flags, original, matches, user, group,
-            state, scope,
-            stage, order, limit, connections, schedule, expires, log,
+            from, not_from, to, not_to, source, destination, service, not_service, ipset, mark, mac, tcp_flags, original,
+            matches, user, group, state, scope, stage, order, limit, connections, schedule, expires, log,
         } = rule;
         // By default the preamble accepts packets of known connections, so nearly all that reach a rule are `new`.
         let has_new =
             |states: &Vec<Located<State>>| states.iter().any(|one| one.value == State::New);
         let chooses = from.is_some()
+            || not_from.is_some()
             || to.is_some()
+            || not_to.is_some()
             || source.is_some()
             || destination.is_some()
             || service.is_some()
+            || not_service.is_some()
             || ipset.is_some()
             || mark.is_some()
             || mac.is_some()

@@ -16,6 +16,7 @@ impl Checked<'_> {
         if self.rule.scope.is_some() {
             return;
         }
+        self.left_out_one_family(plan, sink);
         let none = (&None, &None);
         let (before, written_before) = match (&self.rule.original, &self.written.original) {
             (Some(original), Some(written)) => (&original.destination, &written.destination),
@@ -56,6 +57,108 @@ impl Checked<'_> {
                             .help(format!(
                                 "write `scope = \"dual\"` if you mean all of {family}"
                             )),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Reports a negated `from`, `to` or `service` of which nothing exists in a family: there the rule matches everything.
+    fn left_out_one_family(&self, plan: &Plan, sink: &mut Sink) {
+        let span_of = |names: &Option<Vec<Located<String>>>| Some(names.as_ref()?.first()?.span);
+        for family in Family::ALL {
+            if obstacle(plan, self.rule, &self.pairs, family).is_some() {
+                continue;
+            }
+            let places_exist = |places: &Vec<Endpoint>| {
+                let mut members = places.iter().flat_map(|place| plan.members(*place));
+                members.any(|member| {
+                    let networks = member.networks.as_ref();
+                    networks.is_none_or(|networks| !networks.family(family).is_empty())
+                })
+            };
+            let services_exist = |parts: &Vec<ServicePart>| {
+                parts.iter().any(|part| match part {
+                    ServicePart::Ports(_) | ServicePart::Protocol(_) => true,
+                    ServicePart::Icmp(_) => family == Family::V4,
+                    ServicePart::Icmpv6(_) => family == Family::V6,
+                    ServicePart::EveryIcmp(of) => *of == family,
+                })
+            };
+            let rule = self.rule;
+            let service = self.written.not_service.as_ref();
+            let keys = [
+                (
+                    "from",
+                    rule.not_from.as_ref().is_none_or(places_exist),
+                    span_of(&self.written.not_from),
+                ),
+                (
+                    "to",
+                    rule.not_to.as_ref().is_none_or(places_exist),
+                    span_of(&self.written.not_to),
+                ),
+                (
+                    "service",
+                    rule.not_service.as_ref().is_none_or(services_exist),
+                    service.and_then(|items| Some(items.first()?.span)),
+                ),
+            ];
+            for (key, _, span) in keys.into_iter().filter(|(_, exists, _)| !exists) {
+                let other = other(family);
+                let message = format!(
+                    "`{key}` leaves out nothing of {family}, so the rule matches all of {family}"
+                );
+                sink.report(
+                    Diagnostic::error(
+                        Code::NegationOneFamily,
+                        span.unwrap_or(self.rule.span),
+                        message,
+                    )
+                    .help(format!(
+                        "write `scope = \"{}\"` to leave {family} out",
+                        other.keyword()
+                    ))
+                    .help(format!(
+                        "write `scope = \"dual\"` if you mean all of {family}"
+                    )),
+                );
+            }
+        }
+    }
+
+    /// Reports a negated `from` or `to` that leaves out all addresses of a family, by a zone with networks only.
+    pub(super) fn leaves_nothing(&self, plan: &Plan, sink: &mut Sink) {
+        let keys = [
+            (&self.rule.not_from, &self.written.not_from),
+            (&self.rule.not_to, &self.written.not_to),
+        ];
+        for (places, names) in keys {
+            for family in Family::ALL {
+                if self.rule.scope.is_some_and(|scope| !scope.has(family)) {
+                    continue;
+                }
+                let members = places
+                    .iter()
+                    .flatten()
+                    .flat_map(|place| plan.members(*place));
+                let everywhere = members.filter(|member| member.interface.is_none());
+                let everywhere = everywhere.filter_map(|member| member.networks);
+                let all = everywhere.fold(AddressSet::default(), |all, one| all.union(&one));
+                let rest = all.family(family).complement(family.last_address());
+                if rest.is_empty() {
+                    let span = names.as_ref().and_then(|names| Some(names.first()?.span));
+                    let message = format!("this leaves out all of {family}");
+                    sink.report(
+                        Diagnostic::error(
+                            Code::MatchesNothing,
+                            span.unwrap_or(self.rule.span),
+                            message,
+                        )
+                        .help(format!(
+                            "write `scope = \"{}\"` if the rule is about the other family",
+                            other(family).keyword()
+                        )),
                     );
                 }
             }

@@ -96,6 +96,7 @@ impl<'a> Checked<'a> {
         self.has_packets(what, sink);
         self.extension_headers(sink);
         self.negation_one_family(plan, sink);
+        self.leaves_nothing(plan, sink);
         self.one_family(plan, sink);
         self.tcp_flags(sink);
         self.mac_from_host(sink);

@@ -263,7 +263,8 @@ impl<'a> LintedChain<'a> {
 
     /// Returns a finding if a rule opens a guarded port to more than half of all addresses.
     fn world_open(&self, at: usize, rule: &PlannedRule) -> Result<Option<Diagnostic>, GaveUp> {
-        let anywhere = [None, Some(vec![Endpoint::Any])].contains(&rule.from);
+        let anywhere =
+            [None, Some(vec![Endpoint::Any])].contains(&rule.from) && rule.not_from.is_none();
         if rule.action != RuleAction::Accept || !anywhere || self.hook == Hook::Output {
             return Ok(None);
         }

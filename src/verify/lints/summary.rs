@@ -124,9 +124,9 @@ fn is_below_established(plan: &Plan, rule: &PlannedRule) -> bool {
 fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
     #[rustfmt::skip]
     let PlannedRule {
-        action, from, source, ipset, mac, mark, original, matches, log, limit, connections,
+    action, from, source, ipset, mac, mark, original, matches, log, limit, connections, not_from,
         // The preamble accepts whole services, whatever else narrows the rule.
-        service: _, scope: _, state: _, to: _, destination: _, tcp_flags: _, user: _, group: _, schedule: _,
+        service: _, not_service: _, scope: _, state: _, to: _, not_to: _, destination: _, tcp_flags: _, user: _, group: _, schedule: _,
         expires: _, stage: _, order: _, enabled: _, span: _, label: _, named: _, comment: _, remark: _,
     } = rule;
     // An interface on `lo` has a finding of its own.
@@ -142,6 +142,7 @@ fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
         |from: &Vec<Endpoint>| !from.contains(&Endpoint::Any) && !from.iter().all(is_whole);
     let accepts_some = *action == RuleAction::Accept
         && (from.as_ref().is_some_and(narrows)
+            || not_from.is_some()
             || source.is_some()
             || ipset.is_some()
             || mac.is_some()

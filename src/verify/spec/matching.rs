@@ -55,7 +55,8 @@ pub fn ending(plan: &Plan, rule: &PlannedRule, space: &Space, hook: Hook) -> Res
     let matching = Matching { plan, space, hook };
     let going = pairs(rule).filter(|(from, to)| hook_of(*from, *to) == Some(hook));
     let going = going.map(|(_, to)| matching.at(to, &None, PacketEnd::To));
-    space.any(going.collect::<Result<Vec<_>, _>>()?)
+    let going = space.any(going.collect::<Result<Vec<_>, _>>()?)?;
+    space.minus(going, matching.left_out(&rule.not_to, PacketEnd::To)?)
 }
 
 /// Returns the hooks that a rule applies to, by its `from` and `to`.
@@ -86,7 +87,10 @@ impl Matching<'_> {
                 places.push(space.and(source, destination)?);
             }
         }
-        self.keys(rule, space.any(places)?)
+        let places = space.any(places)?;
+        let places = space.minus(places, self.left_out(&rule.not_from, PacketEnd::From)?)?;
+        let places = space.minus(places, self.left_out(&rule.not_to, PacketEnd::To)?)?;
+        self.keys(rule, places)
     }
 
     /// Returns the packets of a rule that come in from other hosts, without regard to `to`; none if it is disabled.
@@ -115,6 +119,7 @@ impl Matching<'_> {
             places.push(self.at(from, &rule.source, PacketEnd::From)?);
         }
         let places = space.any(places)?;
+        let places = space.minus(places, self.left_out(&rule.not_from, PacketEnd::From)?)?;
         match &rule.destination {
             None => self.keys(rule, places),
             Some(asked) => self.keys(rule, space.and(places, self.meant(asked, PacketEnd::To)?)?),
@@ -125,6 +130,7 @@ impl Matching<'_> {
     pub fn keys(&self, rule: &PlannedRule, places: Set) -> Result<Set, GaveUp> {
         let Keys {
             service,
+            not_service,
             state,
             mark,
             mac,
@@ -138,6 +144,10 @@ impl Matching<'_> {
         if let Some(parts) = service {
             let parts: Result<Vec<_>, _> = parts.iter().map(|part| self.part(part)).collect();
             keys.push(space.any(parts?)?);
+        }
+        if let Some(parts) = not_service {
+            let parts: Result<Vec<_>, _> = parts.iter().map(|part| self.part(part)).collect();
+            keys.push(space.not(space.any(parts?)?)?);
         }
         if let Some(states) = state {
             let states: Vec<_> = states.iter().copied().collect();
@@ -182,6 +192,15 @@ impl Matching<'_> {
             true => self.space.not(any),
             false => Ok(any),
         }
+    }
+
+    /// Returns the packets that a negated `from` or `to` leaves out: those on the devices of the places, whatever the `scope` of
+    /// an interface, and in their networks.
+    fn left_out(&self, places: &Option<Vec<Endpoint>>, side: PacketEnd) -> Result<Set, GaveUp> {
+        let places = places.iter().flatten();
+        let parts = places.flat_map(|place| all_parts(self.plan, *place, self.space.family()));
+        let sets = parts.map(|part| self.at_part(&part, side));
+        self.space.any(sets.collect::<Result<Vec<_>, _>>()?)
     }
 
     /// Returns the packets with an endpoint on one side, and with the addresses that the rule has for this side.
@@ -281,6 +300,7 @@ impl Matching<'_> {
 /// The keys of a rule that match packets, apart from `from`, `to`, `source`, `destination` and `scope`.
 struct Keys<'r> {
     service: Option<&'r [ServicePart]>,
+    not_service: Option<&'r [ServicePart]>,
     state: Option<&'r BTreeSet<State>>,
     mark: Option<&'r OneOf<MarkMatch>>,
     mac: Option<&'r OneOf<MacAddress>>,
@@ -297,9 +317,9 @@ impl<'r> Keys<'r> {
         // Without `..`, so that a new key does not compile until its packets are defined here.
         #[rustfmt::skip]
         let PlannedRule {
-            service, state, mark, mac, tcp_flags, original, matches, ipset, user, group, schedule, expires,
+    service, state, mark, mac, tcp_flags, original, matches, ipset, user, group, schedule, expires, not_service,
             // The callers of `Matching::keys` apply these.
-            enabled: _, scope: _, from: _, to: _, source: _, destination: _,
+            enabled: _, scope: _, from: _, not_from: _, to: _, not_to: _, source: _, destination: _,
             // These match no packets.
             span: _, label: _, named: _, comment: _, remark: _, action: _, limit: _, connections: _, stage: _,
             order: _, log: _,
@@ -330,6 +350,7 @@ impl<'r> Keys<'r> {
         ];
         Self {
             service: service.as_deref(),
+            not_service: not_service.as_deref(),
             state: state.as_ref(),
             mark: mark.as_ref(),
             mac: mac.as_ref(),
@@ -364,12 +385,23 @@ pub(in crate::verify) struct ZonePart<'a> {
 
 /// Returns the parts of an endpoint that exist in a family.
 pub(in crate::verify) fn parts(plan: &Plan, place: Endpoint, family: Family) -> Vec<ZonePart<'_>> {
+    let exists = |part: &ZonePart<'_>| {
+        part.interface
+            .is_none_or(|interface| interface.scope.has(family))
+            && part.networks.is_none_or(|networks| !networks.is_empty())
+    };
+    let parts = all_parts(plan, place, family).into_iter();
+    parts.filter(exists).collect()
+}
+
+/// Returns the parts of an endpoint, also those without hosts in a family.
+fn all_parts(plan: &Plan, place: Endpoint, family: Family) -> Vec<ZonePart<'_>> {
     let everywhere = ZonePart {
         interface: None,
         networks: None,
     };
     let of_interface = |index: usize| Some(&plan.interfaces[index]);
-    let parts = match place {
+    match place {
         Endpoint::Any | Endpoint::Host => vec![everywhere],
         Endpoint::Interface(index) => vec![ZonePart {
             interface: of_interface(index),
@@ -384,13 +416,7 @@ pub(in crate::verify) fn parts(plan: &Plan, place: Endpoint, family: Family) -> 
                 })
                 .collect()
         }
-    };
-    let exists = |part: &ZonePart<'_>| {
-        part.interface
-            .is_none_or(|interface| interface.scope.has(family))
-            && part.networks.is_none_or(|networks| !networks.is_empty())
-    };
-    parts.into_iter().filter(exists).collect()
+    }
 }
 
 /// Returns `true` if an enabled rule can match packets in a hook and family. This decides whether a base chain has a preamble.

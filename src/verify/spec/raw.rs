@@ -258,7 +258,8 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     // Without `..`, so that a new key does not compile until its meaning for replies is defined here.
     #[rustfmt::skip]
     let PlannedRule {
-        from, to, source, destination, service, mark, mac, tcp_flags, original, matches, user, group, limit,
+        from, not_from, to, not_to, source, destination, service, not_service, mark, mac, tcp_flags, original, matches,
+        user, group, limit,
         // The same in both directions; `in_any_state` handles the first two, which `notrack` entries do not have.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // These match no packets.
@@ -274,7 +275,9 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     });
     (*from, *to) = (Some(went), Some(came));
     std::mem::swap(source, destination);
-    if let Some(parts) = service {
+    std::mem::swap(not_from, not_to);
+    let has_exceptions = not_from.is_some() || not_to.is_some() || not_service.is_some();
+    for parts in [service, not_service].into_iter().flatten() {
         let every = |family| parts.contains(&ServicePart::EveryIcmp(family));
         let (v4, v6) = (every(Family::V4), every(Family::V6));
         let whole = |kind| IcmpType { kind, code: None };
@@ -297,6 +300,8 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         });
     }
     let hides = [
+        // Such a rule that denies does not count for replies.
+        has_exceptions,
         mark.take().is_some(),
         mac.take().is_some(),
         tcp_flags.take().is_some(),

@@ -202,8 +202,9 @@ impl SpecChain<'_> {
         let PlannedRule {
             action, limit, connections, log, matches,
             // These match packets, which `when` has.
-            from: _, to: _, source: _, destination: _, service: _, ipset: _, scope: _, state: _, mark: _,
-            mac: _, tcp_flags: _, original: _, user: _, group: _, schedule: _, expires: _, enabled: _,
+            from: _, not_from: _, to: _, not_to: _, source: _, destination: _, service: _, not_service: _,
+            ipset: _, scope: _, state: _, mark: _, mac: _, tcp_flags: _, original: _, user: _, group: _, schedule: _,
+            expires: _, enabled: _,
             // The order, which the caller applies, and names.
             stage: _, order: _, span: _, label: _, named: _, comment: _, remark: _,
         } = rule;
