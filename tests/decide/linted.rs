@@ -357,19 +357,39 @@ fn world_open(
                     Family::V6 => (0x2000 + low % 0x2000) << 112 | low,
                 };
                 let from = space.range(Field::Source, address, address);
-                let set = space.and(asked, from.map_err(gave_up)?).map_err(gave_up)?;
-                let witness = space.witness(set, hook.into(), &[]).map_err(gave_up)?;
-                let accepted = witness.filter(|it| it.possible).is_some_and(|witness| {
-                    (0..THROWS).any(|throw| {
+                let mut set = space.and(asked, from.map_err(gave_up)?).map_err(gave_up)?;
+                // An earlier rule may have some of the packets: the next one is not of that rule.
+                for _ in 0..4 {
+                    let witness = space.witness(set, hook.into(), &[]).map_err(gave_up)?;
+                    let Some(witness) = witness.filter(|it| it.possible) else {
+                        break;
+                    };
+                    let decisions = (0..THROWS).map(|throw| {
                         let packet = &witness.packet;
                         let holds =
                             |asked: policy::Circumstance<'_>| thrown_for(throw, asked, packet);
-                        let decision =
-                            policy::decide_when(&compiled.policy, &witness.packet, &holds);
-                        decision.verdict == policy::PolicyVerdict::Accept
-                    })
-                });
-                open += usize::from(accepted);
+                        policy::decide_when(&compiled.policy, &witness.packet, &holds)
+                    });
+                    let decisions: Vec<_> = decisions.collect();
+                    let accepts =
+                        |one: &policy::Decision| one.verdict == policy::PolicyVerdict::Accept;
+                    if decisions.iter().any(accepts) {
+                        open += 1;
+                        break;
+                    }
+                    let earlier = decisions.iter().find_map(|one| match one.by {
+                        policy::DecidedBy::Rule(other) if other != rule => Some(other),
+                        _ => None,
+                    });
+                    let Some(earlier) = earlier else {
+                        break;
+                    };
+                    let theirs = &compiled.plan.rules[earlier];
+                    let theirs = packets(&compiled.plan, theirs, &space, hook);
+                    set = space
+                        .minus(set, theirs.map_err(gave_up)?)
+                        .map_err(gave_up)?;
+                }
             }
             most = most.max(open);
         }

@@ -334,6 +334,11 @@ pub fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String 
     for side in ["from", "to"] {
         if random.once_in(2) {
             key(side, &format!("{:?}", random.pick(&places)));
+        } else if places.len() > 2 && random.once_in(6) {
+            key(
+                side,
+                &format!("{{ not = {:?} }}", random.some(&places[2..], 2)),
+            );
         }
     }
     for side in ["source", "destination"] {
@@ -348,7 +353,11 @@ pub fn written(random: &mut Random, sample: &Sample, policy: &Policy) -> String 
     }
     if random.once_in(2) {
         let services = [&PORT_LITERALS[..], &["ssh", "ping", "dns"]].concat();
-        key("service", &format!("{:?}", random.some(&services, 2)));
+        let some = random.some(&services, 2);
+        match random.below(5) {
+            0 => key("service", &format!("{{ not = {some:?} }}")),
+            _ => key("service", &format!("{some:?}")),
+        }
     }
     if random.once_in(3) {
         let states = ["new", "established", "related", "invalid", "untracked"];
@@ -485,10 +494,10 @@ impl<'p> Promise<'p> {
         let any_or_host = |host: bool| Some(vec![name(if host { "host" } else { "any" })]);
         let from = keys.from.clone().unwrap_or_else(|| vec![name("any")]);
         let only_host = from.iter().all(|place| place.value == "host");
-        let to = keys
-            .to
-            .clone()
-            .unwrap_or_else(|| vec![name(if only_host { "any" } else { "host" })]);
+        let to = keys.to.clone().unwrap_or_else(|| {
+            let anywhere = only_host || keys.not_to.is_some();
+            vec![name(if anywhere { "any" } else { "host" })]
+        });
         let (comes, goes) = (hook == Hook::Output, hook == Hook::Input);
         let side = |all: &[Located<String>], host: bool| -> Vec<Located<String>> {
             let own = all.iter().filter(|place| (place.value == "host") == host);
@@ -501,14 +510,17 @@ impl<'p> Promise<'p> {
         let arrives = PolicyRule {
             from: Some(from),
             to: any_or_host(goes),
+            not_to: None,
             ..keys.clone()
         };
         let ends = PolicyRule {
             from: any_or_host(comes),
+            not_from: None,
             to: Some(to),
             source: None,
             destination: None,
             service: None,
+            not_service: None,
             state: None,
             ..keys.clone()
         };
