@@ -6,7 +6,7 @@ use super::field::Field;
 use super::flow::{Effect, Flow};
 use super::space::{Set, Space};
 use super::verdicts::Verdict;
-use super::{GaveUp, text::TextError};
+use super::{GaveUp, TextError};
 use crate::iptables::{ChainPolicy, TableName};
 use crate::net::Hook;
 

@@ -9,10 +9,10 @@ use super::behaviour::BaseChain;
 use super::field::Field;
 use super::flow::{Does, RuleStep};
 use super::space::{Set, Space};
-use super::text::{ConditionReader, Reading, TextError};
+use super::text::{ConditionReader, Reading};
 use super::verdicts::Verdict;
 use super::writes::Writes;
-use super::{GaveUp, targets};
+use super::{GaveUp, TextError, targets};
 use crate::iptables::{ChainPolicy, Rule, RuleId, Ruleset, Table, TableName, Target};
 
 /// A rule, or a policy, and the packets that it decides.

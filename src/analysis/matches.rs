@@ -1,8 +1,9 @@
 //! Translates the matches of iptables rules to sets of packets (`iptables-extensions(8)`, and `xt_*.c` of the kernel).
 
+use super::condition_keys::ConditionKeys;
 use super::field::{Field, NO_MAC, mac_number};
 use super::space::{Set, Space};
-use super::{GaveUp, address_types, text::ConditionKeys, writes::key_of};
+use super::{GaveUp, address_types, writes::key_of};
 use crate::iptables::{
     AddressTypes, Conntrack, FlagTest, HopLimitMatch, IcmpMatch, MarkMask, Match, Module,
     ModuleOption, Multiport, Negatable, Network, PacketType, PortMatch, PortSide, Ports,

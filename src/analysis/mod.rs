@@ -33,6 +33,7 @@ mod address;
 mod address_types;
 mod behaviour;
 mod boxes;
+mod condition_keys;
 mod deciders;
 mod diagram;
 mod dimension;
@@ -61,6 +62,7 @@ mod writes;
 
 pub use behaviour::{BaseChain, Behaviour, Difference, Observable, Structure, TableFate};
 pub use boxes::{Boxes, Limits, PacketBox};
+pub use condition_keys::with_memory_key;
 pub use deciders::{Decided, Deciders};
 pub use diagram::Budget;
 pub use dimension::Dimension;
@@ -78,10 +80,7 @@ pub use redundant::{IdleRules, changed_sets, idle};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
 pub use targets::ends_key;
-pub use text::{
-    Buckets, ConditionId, Conditions, Reading, TextError, chain_flows, counter, rule_sets,
-    with_memory_key,
-};
+pub use text::{Buckets, ConditionId, Conditions, Reading, chain_flows, counter, rule_sets};
 pub use translation::Translation;
 pub use valid::{HostSetting, UnseenReason};
 pub use verdicts::{Verdict, Verdicts};
@@ -97,4 +96,27 @@ pub enum GaveUp {
     /// It takes more steps than [`Budget::steps`] allows.
     #[error("the analysis gave up: it took too long")]
     TooLong,
+}
+
+/// Why the behaviour of a ruleset could not be computed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// The analysis needs more than its budget.
+    #[error(transparent)]
+    GaveUp(#[from] GaveUp),
+    /// A chain can reach itself by jumps.
+    #[error("chain `{0}` is reached from itself")]
+    Loop(Box<str>),
+    /// A jump to a chain that the table does not have.
+    #[error("there is no chain `{0}`")]
+    NoChain(Box<str>),
+    /// Two rules made from one origin have the same condition with memory. Each rule has a bucket of its own in the
+    /// kernel, so that twice as many packets pass as intended.
+    #[error("`{condition}` of `{origin}` stands in two rules, which have a bucket each")]
+    TwoBuckets {
+        /// The condition, as `iptables-save` prints it.
+        condition: String,
+        /// The origin of both rules.
+        origin: String,
+    },
 }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::TextError;
 use super::behaviour::BaseChain;
 use super::field::Field;
 use super::shadow::{Covers, Shadowed, decides, ending_chains, is_certain, is_open, shadowed_of};
 use super::space::{Set, Space};
-use super::text::{Reading, TextError, rule_sets};
+use super::text::{Reading, rule_sets};
 use super::valid::UnseenReason;
 use crate::iptables::{Chain, ChainPolicy, Match, Rule, RuleId, Ruleset, Table, TableName, Target};
 

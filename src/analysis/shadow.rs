@@ -6,11 +6,11 @@ use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHasher;
 
-use super::GaveUp;
 use super::address::Partly;
 use super::field::{Field, is_address};
 use super::space::{Set, Space, Split};
-use super::text::{Reading, TextError, rule_sets};
+use super::text::{Reading, rule_sets};
+use super::{GaveUp, TextError};
 use crate::iptables::{Chain, Match, RuleId, Ruleset, Table, TableName, Target};
 use crate::net::Family;
 

@@ -4,14 +4,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::behaviour::{BaseChain, Behaviour};
+use super::condition_keys::{ConditionKeys, with_memory_key};
 use super::field::Field;
 use super::flow::{Effect, Flow, RuleStep, counted};
 use super::space::{Set, Space};
 use super::verdicts::Verdict;
-use super::{GaveUp, matches, targets};
-use crate::iptables::{
-    ChainPolicy, Match, Rule, RuleId, Ruleset, SetMatch, Table, TableName, Target,
-};
+use super::{GaveUp, TextError, matches, targets};
+use crate::iptables::{ChainPolicy, Match, Rule, RuleId, Ruleset, Table, TableName, Target};
 use crate::net::{Family, IntervalSet};
 
 /// Facts about a ruleset that its text does not have.
@@ -53,60 +52,6 @@ impl Default for Reading<'_> {
             buckets: None,
             is_reassembled: false,
             apart: false,
-        }
-    }
-}
-
-/// Why the behaviour of a ruleset could not be computed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TextError {
-    /// The analysis needs more than its budget.
-    #[error(transparent)]
-    GaveUp(#[from] GaveUp),
-    /// A chain can reach itself by jumps.
-    #[error("chain `{0}` is reached from itself")]
-    Loop(Box<str>),
-    /// A jump to a chain that the table does not have.
-    #[error("there is no chain `{0}`")]
-    NoChain(Box<str>),
-    /// Two rules made from one origin have the same condition with memory. Each rule has a bucket of its own in the
-    /// kernel, so that twice as many packets pass as intended.
-    #[error("`{condition}` of `{origin}` stands in two rules, which have a bucket each")]
-    TwoBuckets {
-        /// The condition, as `iptables-save` prints it.
-        condition: String,
-        /// The origin of both rules.
-        origin: String,
-    },
-}
-
-/// Returns the key of the opaque condition for a match with memory (`limit`, `recent`): the match as `iptables-save`
-/// prints it, and what its rule was made from.
-pub fn with_memory_key(condition: &str, origin: &str) -> String {
-    format!("{condition} of {origin}")
-}
-
-/// What is needed to name the conditions of one rule.
-pub(super) struct ConditionKeys<'a> {
-    sets: &'a BTreeMap<String, IntervalSet>,
-    origin: &'a str,
-    /// `true` if rules see fragments other than the first; see [`reassembles`].
-    pub fragments: bool,
-    bucket: Option<&'a str>,
-}
-
-impl ConditionKeys<'_> {
-    /// Returns the members of a set, if they are known and the match has one dimension and no further options.
-    pub fn members(&self, set: &SetMatch) -> Option<&IntervalSet> {
-        let simple = set.from_source.len() == 1 && set.settings.is_empty();
-        simple.then(|| self.sets.get(&*set.name)).flatten()
-    }
-
-    /// Returns the key of a condition with memory.
-    pub fn with_memory(&self, condition: &str) -> String {
-        match self.bucket {
-            Some(key) => key.to_owned(),
-            None => with_memory_key(condition, self.origin),
         }
     }
 }
