@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::owned::Owned;
 use crate::analysis::{Budget, Reading, Space, shadowed};
 use crate::diag::ConcernName;
-use crate::iptables::{self, TableName, WalkVerdict, walk};
+use crate::iptables::{self, TableName, Target, WalkVerdict, walk};
 use crate::live::Concern;
 use crate::live::{LiveRule, LiveRuleset, owners, route};
 use crate::net::{Family, Hook, Packet, Protocol, State, TcpFlags, Translated};
@@ -272,8 +272,14 @@ fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
         if hook == Hook::Forward {
             packet.translated.destination = true;
         }
-        // A condition that fwc cannot decide, such as a rate, counts as met: the warning is about what may be open.
-        let walked = walk(&ruleset, TableName::Filter, &packet, &mut |_, _| Some(true)).ok()?;
+        // The warning is about what may be open: a condition that fwc cannot decide, such as a rate, counts as met, but not in a
+        // rule that denies.
+        let mut may_hold = |id: iptables::RuleId, _: &iptables::Match| {
+            let table = ruleset.table(TableName::Filter)?;
+            let rule = table.chains.get(id.chain)?.rules.get(id.rule)?;
+            Some(!matches!(rule.target, Target::Drop | Target::Reject(_)))
+        };
+        let walked = walk(&ruleset, TableName::Filter, &packet, &mut may_hold).ok()?;
         (walked.verdict == WalkVerdict::Accept).then_some(walked.decided)
     };
     let mut found = Vec::new();

@@ -60,10 +60,10 @@ pub enum Error {
     },
     /// The kernel lacks a family that the policy accepts packets of.
     #[error(
-        "this kernel has no {0}, and the policy has rules for it; nothing was changed. Give the kernel {0}: {way}",
+        "this kernel has no {0}, and the policy has rules for it; nothing was changed. {way} under [defaults]",
         way = match .0 {
-            Family::V4 => "a kernel with IPv4; or write `families = \"ipv6\"` under [defaults]",
-            Family::V6 => "`modprobe ipv6`, without `ipv6.disable=1` on its command line; or write `families = \"ipv4\"` under [defaults]",
+            Family::V4 => "Boot a kernel with IPv4, or write `families = \"ipv6\"`",
+            Family::V6 => "Run `modprobe ipv6` (and boot without `ipv6.disable=1`), or write `families = \"ipv4\"`",
         }
     )]
     NoFamily(Family),

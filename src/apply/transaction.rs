@@ -419,7 +419,7 @@ fn remember(
     target: &PerFamily<String>,
     ruleset: &RulesetFiles,
 ) -> Result<(), Error> {
-    // Before the rules: an apply that changes nothing else ends here.
+    // Also when no rule changed: `[concerns]` of the policy may have.
     store.allow_concerns(&ruleset.allowed_concerns)?;
     points::state(Point::RecordApplied, store)?;
     store.applied(target)?;

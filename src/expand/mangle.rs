@@ -70,8 +70,7 @@ fn groups(
         // Setting a value twice does no harm, but `inc` and `dec` add up. A packet may match several lines: those of other paths,
         // of a set and a list, and of an authentication header and the protocol behind it.
         let adds = matches!(change.hops, Some("inc" | "dec"));
-        let overlaps = |line: &LineContext| line.auth_header || !line.sets.is_empty();
-        let may_add_twice = paths.len() > 1 || lines.len() > 1 && lines.iter().any(overlaps);
+        let may_add_twice = paths.len() > 1 || rules::may_overlap(&lines);
         let lines = if adds && may_add_twice {
             change_once(lines, change, packets, chain, own)
         } else {
@@ -326,7 +325,8 @@ fn change(change: policy::MangleChange, family: Family) -> ChangeContext {
                 ..to("TPROXY")
             }
         }
-        // `drops` writes the lines of the other.
-        policy::MangleChange::Checksum | policy::MangleChange::Drop => to("CHECKSUM"),
+        policy::MangleChange::Checksum => to("CHECKSUM"),
+        // Not used: `drops` writes the lines of such an entry.
+        policy::MangleChange::Drop => to("DROP"),
     }
 }

@@ -138,7 +138,7 @@ fn base_chain(
     let mut chain = ChainContext {
         name: hook.chain().to_owned(),
         policy: if denies && !by_rule { "DROP" } else { "ACCEPT" },
-        preamble: (contents.rules || denies)
+        preamble: (denies || contents.rules && plan.defaults.families.has(family))
             .then(|| preamble::of(plan, family, hook, contents.accepts)),
         early: groups.early,
         groups: [groups.main, groups.translated].concat(),

@@ -395,6 +395,17 @@ fn put_service(line: &mut LineContext, service: &ServiceMatch) {
     }
 }
 
+/// Returns `true` if a packet may fit several of a rule's lines: those of a set and a list, of an authentication header and
+/// the protocol behind it, and of places with and without a device.
+pub fn may_overlap(lines: &[LineContext]) -> bool {
+    let overlaps = |line: &LineContext| line.auth_header || !line.sets.is_empty();
+    let differ = |has: fn(&LineContext) -> bool| lines.iter().any(has) && !lines.iter().all(has);
+    lines.len() > 1
+        && (lines.iter().any(overlaps)
+            || differ(|line| line.in_device.is_some())
+            || differ(|line| line.out_device.is_some()))
+}
+
 /// A rule in one base chain.
 struct InHook<'a> {
     plan: &'a Plan,
@@ -417,6 +428,10 @@ impl InHook<'_> {
             _ if !exceptions.is_empty() => self.in_own_chain(lines, exceptions, own),
             [line] if let Some(asked) = self.on_one_line(line, &counting) => vec![asked],
             _ if counting.is_some() => self.in_own_chain(lines, exceptions, own),
+            // A packet counts once, whatever lines it fits.
+            several if self.rule.action == RuleAction::Continue && may_overlap(several) => {
+                self.in_own_chain(lines, exceptions, own)
+            }
             [line] if !counts && let Some(class) = log => self.logged(line, class),
             _ if log.is_some() || counts => self.in_own_chain(lines, exceptions, own),
             lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),

@@ -15,7 +15,7 @@ use super::schema::{NAME, ROOT};
 /// ```
 /// let schema = fwc::policy::json_schema();
 /// let action = &schema["properties"]["rules"]["items"]["properties"]["action"];
-/// assert_eq!(action["enum"], serde_json::json!(["accept", "drop", "reject", "log"]));
+/// assert_eq!(action["enum"], serde_json::json!(["accept", "drop", "reject", "log", "continue"]));
 /// assert_eq!(action["default"], "accept");
 /// ```
 pub fn json_schema() -> Value {

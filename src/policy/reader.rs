@@ -243,7 +243,10 @@ impl<'t> FileValue<'t> {
             if let Some(meant) = meant {
                 finding = finding.help(format!("write `{key} = \"{meant}\"`"));
             }
-            sink.report(finding.help(format!("it is one of {}", list.join(", "))));
+            sink.report(finding.help(match &list[..] {
+                [only] => format!("the only value is {only}; or leave the key out"),
+                _ => format!("it is one of {}", list.join(", ")),
+            }));
         }
         found.map(|(_, meaning)| Located::new(*meaning, self.span))
     }

@@ -27,12 +27,12 @@ pub(super) fn check(defaults: &PolicyDefaults, sink: &mut Sink) {
             && !families.value.has(family)
         {
             let message = format!(
-                "[defaults.{}] has no meaning: the host has no {family}, which is closed",
+                "[defaults.{}] has no effect: `families` closes {family}",
                 family.keyword()
             );
             sink.report(
                 Diagnostic::error(Code::Conflict, *span, message)
-                    .also(families.span, "said here")
+                    .also(families.span, "`families` is set here")
                     .help("leave the table out, or `families`"),
             );
         }
@@ -56,12 +56,11 @@ pub(super) fn check_scopes(policy: &Policy, sink: &mut Sink) {
         .chain(policy.custom.iter().map(|rule| &rule.scope));
     for scope in scopes.flatten() {
         if scope.value != Scope::Only(*family) {
-            let message = format!(
-                "this scope has a family that the host does not have: it has {family} only"
-            );
+            let message =
+                format!("this `scope` contradicts `families`: the host has {family} only");
             sink.report(
                 Diagnostic::error(Code::BadValue, scope.span, message)
-                    .also(*said, "said here")
+                    .also(*said, "`families` is set here")
                     .help(format!(
                         "leave `scope` out: every rule is for {family}; or leave `families` out of [defaults]"
                     )),
@@ -149,7 +148,7 @@ impl Resolver<'_> {
     }
 
     /// Returns the defaults of a family that the host does not have: only packets on `lo` pass. In shared mode packets
-    /// that fwc forwards or sends are left to other programs, as without `families`.
+    /// that this host forwards or sends are left to other programs, as without `families`.
     fn closed_family(&self) -> FamilyDefaults {
         let elsewhere = match ownership::mode(self.policy) {
             Mode::Exclusive => DefaultAction::Drop,
@@ -161,7 +160,11 @@ impl Resolver<'_> {
                 forward: elsewhere,
                 output: elsewhere,
             },
-            loopback: PerHook::from_fn(|_| true),
+            loopback: PerHook {
+                input: true,
+                forward: false,
+                output: elsewhere == DefaultAction::Drop,
+            },
             established: PerHook::from_fn(|_| false),
             invalid: PerHook::from_fn(|_| InvalidAction::Off),
             icmp: PerHook::from_fn(|_| Icmp::None),

@@ -20,7 +20,7 @@ const COUNTING: [&str; 5] = ["recent", "statistic", "quota", "nfacct", "rateest"
 pub fn resolve(
     policy: &Policy,
     text: Option<&Located<String>>,
-    service: Option<&[ServicePart]>,
+    (service, has_flags): (Option<&[ServicePart]>, bool),
     sink: &mut Sink,
 ) -> Option<PlannedMatch> {
     let text = text?;
@@ -35,7 +35,7 @@ pub fn resolve(
     };
     for family in Family::ALL {
         // A match may exist in some hooks only, or with some protocols.
-        let protocols = protocols(service, family);
+        let protocols = protocols(service, has_flags, family);
         let mut lines = protocols
             .iter()
             .flat_map(|protocol| Hook::ALL.map(|hook| (protocol, hook)));
@@ -69,7 +69,7 @@ pub fn check(
     let mut refused: Vec<String> = Vec::new();
     for &family in families {
         for &hook in hooks {
-            for protocol in protocols(rule.service.as_deref(), family) {
+            for protocol in protocols(rule.service.as_deref(), rule.tcp_flags.is_some(), family) {
                 match read(&text.value, &declared, (family, hook, protocol)) {
                     Ok(read) => {
                         let mut own = own(&read, protocol);
@@ -91,8 +91,12 @@ pub fn check(
     }
 }
 
-/// Returns the protocols of the lines of a rule in a family: `None` for a line without `-p`.
-fn protocols(service: Option<&[ServicePart]>, family: Family) -> Vec<Option<Protocol>> {
+/// Returns the protocols of the lines of a rule in a family: `None` for a line without `-p`. `tcp-flags` asks for tcp.
+fn protocols(
+    service: Option<&[ServicePart]>,
+    has_flags: bool,
+    family: Family,
+) -> Vec<Option<Protocol>> {
     let of_part = |part: &ServicePart| match part {
         ServicePart::Ports(ports) => Some(Some(ports.protocol)),
         // In IPv6 an authentication header is a match of its own, before any protocol.
@@ -106,7 +110,7 @@ fn protocols(service: Option<&[ServicePart]>, family: Family) -> Vec<Option<Prot
         })),
     };
     let Some(parts) = service else {
-        return vec![None];
+        return vec![has_flags.then_some(Protocol::TCP)];
     };
     let mut all: Vec<_> = parts.iter().filter_map(of_part).collect();
     all.sort();
@@ -249,8 +253,10 @@ fn key_of(condition: &Match) -> Option<(String, &'static str)> {
             let mut settings = conntrack.settings.iter();
             if states.is_some_and(|states| plain(&states.value)) {
                 ("--ctstate", "state")
-            } else if settings.any(|one| ["ctorigdst", "ctorigdstport"].contains(&one.name)) {
-                ("--ctorigdst", "original")
+            } else if let Some(one) =
+                settings.find(|one| ["ctorigdst", "ctorigdstport"].contains(&one.name))
+            {
+                return Some((format!("--{}", one.name), "original"));
             } else {
                 return None;
             }
@@ -316,7 +322,7 @@ fn has_key(text: &Located<String>, option: &str, key: &str) -> Diagnostic {
         _ => "service = \"8443/tcp\"",
     };
     let message = format!(
-        "`{}` in `match` is what `{key}` says",
+        "`match` cannot have `{}`: the key `{key}` says it",
         option.escape_debug()
     );
     Diagnostic::error(Code::MatchHasKey, text.span, message)
@@ -346,7 +352,7 @@ fn refusal(
         Family::V4 => Family::V6,
         Family::V6 => Family::V4,
     };
-    let elsewhere = protocols(rule.service.as_deref(), other);
+    let elsewhere = protocols(rule.service.as_deref(), rule.tcp_flags.is_some(), other);
     if !elsewhere.is_empty()
         && elsewhere
             .iter()

@@ -250,7 +250,12 @@ impl Resolver<'_> {
                 .addresses
                 .expression(self.policy, destination.as_ref(), sink),
             original: original::resolve(self, original.as_ref(), sink),
-            matches: matches::resolve(self.policy, matches.as_ref(), service.as_deref(), sink),
+            matches: matches::resolve(
+                self.policy,
+                matches.as_ref(),
+                (service.as_deref(), tcp_flags.is_some()),
+                sink,
+            ),
             service,
             not_service: not_service
                 .as_ref()

@@ -452,7 +452,7 @@ pub struct PlannedRule {
     pub service: Option<Vec<ServicePart>>,
     /// Services that a packet must not match; `service` is `None` then.
     pub not_service: Option<Vec<ServicePart>>,
-    /// An ipset that fwc does not own, and that has them.
+    /// A match of an ipset that fwc does not manage; it may be negated.
     pub ipset: Option<ForeignSet>,
     /// The families; `None` if the key is not written.
     pub scope: Option<Scope>,

@@ -182,8 +182,12 @@ pub fn on_loopback(
     written: &policy::PolicyRule,
     sink: &mut Sink,
 ) {
+    let scope = packets.scope;
     let keeps = |hook: Hook| {
-        let mut families = plan.defaults.of.iter();
+        let families = plan.defaults.of.iter();
+        let mut families = families.filter(|(family, _)| {
+            plan.defaults.families.has(*family) && scope.is_none_or(|scope| scope.has(*family))
+        });
         families.any(|(_, defaults)| defaults.loopback[hook])
     };
     let sides = [

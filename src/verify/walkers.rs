@@ -391,7 +391,16 @@ impl Walkers<'_> {
         family: Family,
     ) -> Actual {
         let rule = |id: &RuleId| rule_of(ruleset, name, *id);
-        let logs = walk.counted.iter().filter_map(rule);
+        let is_custom = |id: &RuleId| {
+            let table = ruleset.table(name);
+            let chain = table.and_then(|table| table.chains.get(id.chain));
+            chain.zip(rule(id)).is_some_and(|(chain, rule)| {
+                self.customs.has(name, &chain.name, rule, ruleset.family)
+            })
+        };
+        // The text of a custom rule is its specification, and the interpreter of the policy knows none of its logs.
+        let of_policy = walk.counted.iter().filter(|id| !is_custom(id));
+        let logs = of_policy.filter_map(rule);
         Actual {
             logs: logs
                 .filter(|rule| is_log(&rule.target))
@@ -406,15 +415,7 @@ impl Walkers<'_> {
                     let text = rule.to_text(ruleset.family);
                     (rule.line, text)
                 }),
-            custom: walk.decided.is_some_and(|id| {
-                let chain = ruleset
-                    .table(name)
-                    .and_then(|table| table.chains.get(id.chain));
-                let rule = rule(&id);
-                chain.zip(rule).is_some_and(|(chain, rule)| {
-                    self.customs.has(name, &chain.name, rule, ruleset.family)
-                })
-            }),
+            custom: walk.decided.as_ref().is_some_and(is_custom),
             verdict: walk.verdict.clone(),
             table: name,
         }

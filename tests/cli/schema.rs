@@ -165,6 +165,7 @@ const UNSEEN: &[&str] = &[
     "include-wrong-and-root",
     // Whether a protocol is matched depends on the families of the rule that names it.
     "bad-protocol-extension-header",
+    "bad-protocol-extension-header-negated",
     "protocol-ipv6-frag",
     // Arithmetic.
     "bad-address-leading-zeros",

@@ -259,3 +259,17 @@ fn sets_of_others_stay() {
     }
     assert_eq!(read(folder.path(), "out/ipsets"), "create x hash:ip\n");
 }
+
+/// A packet may be in the set and in the list; a rule that counts it must not count it twice.
+#[test]
+fn a_packet_of_a_set_and_a_list_counts_once() {
+    let policy = "version = 1\n\n[addresses]\nbad = { include = [\"203.0.113.7\"], set = true }\n\n[[rules]]\nname = \"seen\"\naction = \"continue\"\nsource = [\"bad\", \"203.0.113.0/24\"]\n\n[[rules]]\nservice = \"ssh\"\n";
+    let folder = folder(&[("fwc.toml", policy)]);
+    let run = build(folder.path());
+    assert_eq!(run.status, 0, "{}", run.err);
+    let rules = read(folder.path(), "out/rules.v4");
+    // `-g` returns to the base chain, past the other lines.
+    let enter = rules.lines().filter(|line| line.contains(" -g FWC-"));
+    assert_eq!(enter.count(), 2, "{rules}");
+    assert!(!rules.contains("-A INPUT -s 203.0.113.0/24"), "{rules}");
+}

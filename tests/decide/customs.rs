@@ -110,6 +110,12 @@ fn proven() -> Result<(), Failed> {
             let other = if target == "ACCEPT" { "DROP" } else { "ACCEPT" };
             let other = format!("{rest} -j {other}");
             let chain = line.split(' ').nth(1).unwrap_or_default();
+            // Behind a rule that decides all packets nothing matters.
+            let all = [" -j ACCEPT", " -j DROP"].map(|target| format!("-A {chain}{target}"));
+            let mut before = whole.lines().take_while(|other| *other != line);
+            if before.any(|other| all.iter().any(|all| other == all)) {
+                continue;
+            }
             let begins =
                 format!("-A {chain} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n");
             for (what, count, rules) in [

@@ -94,7 +94,7 @@ pub fn all() -> Vec<Trial> {
         test(
             "strange_log",
             "-j LOG",
-            "-j LOG --log-uid",
+            "-m limit --limit 7/sec -j LOG",
             |what| matches!(what, DisagreementKind::UnexpectedLog(line, _) if *line > 0),
         ),
         test("chain_policy", ":FORWARD DROP", ":FORWARD ACCEPT", |what| {

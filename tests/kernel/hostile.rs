@@ -138,6 +138,14 @@ fn every_string(backend: Backend) -> Result<Completion, Failed> {
     let namespace = Namespace::new()?;
     for (place, family, rules) in COMPILED.as_ref()? {
         let wrong = |what: String| Failed::from(format!("{place}: {what}"));
+        for name in sets_in(rules) {
+            let family = match family {
+                Family::V4 => "inet",
+                Family::V6 => "inet6",
+            };
+            let create = ["create", name, "hash:net", "family", family, "-exist"];
+            namespace.run("ipset", &create, "").map_err(wrong)?;
+        }
         namespace
             .restore(backend, *family, &[], rules)
             .map_err(wrong)?;
@@ -152,6 +160,12 @@ fn every_string(backend: Backend) -> Result<Completion, Failed> {
         return Err("a shell was asked".into());
     }
     Ok(Completion::Completed)
+}
+
+/// The sets that rules name, which nobody made.
+fn sets_in(rules: &str) -> impl Iterator<Item = &str> {
+    let parts = rules.split("--match-set ").skip(1);
+    parts.filter_map(|part| part.split(' ').next())
 }
 
 fn first_words(text: &str) -> Vec<&str> {

@@ -208,8 +208,9 @@ impl Circumstance<'_> {
     }
 }
 
-/// Decides one packet in the filter hook in which it is, and in the raw table before as if nothing changed it on the way, under [usual](Circumstance::usual) circumstances. The policy must
-/// be one that [`crate::resolve`] accepts: a name without a definition matches nothing.
+/// Decides one packet under [usual](Circumstance::usual) circumstances: first in the raw table, then in the filter table. No
+/// translation and no change in between is assumed. The policy must be one that [`crate::resolve`] accepts: a name without a
+/// definition matches nothing.
 ///
 /// ```
 /// use fwc::{diag::Sink, files::Access, net::*, policy::{self, DecidedBy, PolicyVerdict}, source::SourceMap};

@@ -172,10 +172,7 @@ const LOOPBACK: Key = Key::new(
 
 const LOOPBACK_HOOKS: TableKeys = TableKeys {
     of: "`loopback`",
-    known: &[
-        Key::new("input", Shape::Boolean, IN_INPUT),
-        Key::new("output", Shape::Boolean, IN_OUTPUT),
-    ],
+    known: &in_input_and_output(Shape::Boolean),
 };
 
 const ESTABLISHED: Key = Key::new(
@@ -187,11 +184,7 @@ const ESTABLISHED: Key = Key::new(
 
 const ESTABLISHED_HOOKS: TableKeys = TableKeys {
     of: "`established`",
-    known: &[
-        Key::new("input", Shape::Boolean, IN_INPUT),
-        Key::new("forward", Shape::Boolean, IN_FORWARD),
-        Key::new("output", Shape::Boolean, IN_OUTPUT),
-    ],
+    known: &in_all_hooks(Shape::Boolean),
 };
 
 const INVALID: Key = Key::new(
@@ -203,11 +196,7 @@ const INVALID: Key = Key::new(
 
 const INVALID_HOOKS: TableKeys = TableKeys {
     of: "`invalid`",
-    known: &[
-        Key::new("input", Shape::Word(&INVALID_WORDS), IN_INPUT),
-        Key::new("forward", Shape::Word(&INVALID_WORDS), IN_FORWARD),
-        Key::new("output", Shape::Word(&INVALID_WORDS), IN_OUTPUT),
-    ],
+    known: &in_all_hooks(Shape::Word(&INVALID_WORDS)),
 };
 
 const ICMP: Key = Key::new(
@@ -220,11 +209,7 @@ const ICMP: Key = Key::new(
 
 const ICMP_HOOKS: TableKeys = TableKeys {
     of: "`icmp`",
-    known: &[
-        Key::new("input", Shape::Word(&ICMP_WORDS), IN_INPUT),
-        Key::new("forward", Shape::Word(&ICMP_WORDS), IN_FORWARD),
-        Key::new("output", Shape::Word(&ICMP_WORDS), IN_OUTPUT),
-    ],
+    known: &in_all_hooks(Shape::Word(&ICMP_WORDS)),
 };
 
 const DHCP_CLIENT: Key = Key::new(
@@ -236,10 +221,7 @@ const DHCP_CLIENT: Key = Key::new(
 
 const DHCP_CLIENT_HOOKS: TableKeys = TableKeys {
     of: "`dhcp-client`",
-    known: &[
-        Key::new("input", Shape::Boolean, IN_INPUT),
-        Key::new("output", Shape::Boolean, IN_OUTPUT),
-    ],
+    known: &in_input_and_output(Shape::Boolean),
 };
 
 const ANTISPOOF: Key = Key::new(
@@ -258,11 +240,7 @@ const LOG: Key = Key::new(
 
 const LOG_HOOKS: TableKeys = TableKeys {
     of: "`log`",
-    known: &[
-        Key::new("input", LOG_VALUE, IN_INPUT),
-        Key::new("forward", LOG_VALUE, IN_FORWARD),
-        Key::new("output", LOG_VALUE, IN_OUTPUT),
-    ],
+    known: &in_all_hooks(LOG_VALUE),
 };
 
 const LOG_VALUE: Shape = Shape::OneOf(&[Shape::Boolean, NAME]);
@@ -275,8 +253,24 @@ const REJECT: Key = Key::new(
 .default("'default'");
 
 const IN_INPUT: &str = "For packets to this host.";
-const IN_FORWARD: &str = "For packets through this host.";
 const IN_OUTPUT: &str = "For packets of this host.";
+
+/// Returns the keys of a table with a value for each hook.
+const fn in_all_hooks(value: Shape) -> [Key; 3] {
+    [
+        Key::new("input", value, IN_INPUT),
+        Key::new("forward", value, "For packets through this host."),
+        Key::new("output", value, IN_OUTPUT),
+    ]
+}
+
+/// Returns the keys of a table for what FORWARD never has.
+const fn in_input_and_output(value: Shape) -> [Key; 2] {
+    [
+        Key::new("input", value, IN_INPUT),
+        Key::new("output", value, IN_OUTPUT),
+    ]
+}
 
 /// The keys of `[defaults.ipv4]` and `[defaults.ipv6]`.
 const OF_A_FAMILY: &[Key] = &[

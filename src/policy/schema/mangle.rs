@@ -281,10 +281,10 @@ fn keys_fit(table: CheckedTable<'_>, kind: Type, sink: &mut Sink) -> bool {
             .filter(|(_, other)| own_keys(*other).contains(key))
             .map(|(word, _)| format!("`{word}`"))
             .collect();
-        let message = format!("`{key}` says nothing of `type = \"{}\"`", word(kind));
+        let message = format!("`{key}` does not apply to `type = \"{}\"`", word(kind));
         sink.report(
             Diagnostic::error(Code::Conflict, table.key_span(key), message)
-                .with_note(format!("it is for {}", of.join(" and "))),
+                .with_note(format!("it is for {}", of.join(", "))),
         );
     }
     fit

@@ -270,7 +270,7 @@ pub(super) const KEYS: TableKeys = TableKeys {
         Key::new(
             "action",
             Shape::Word(&ACTIONS),
-            "What becomes of the packets; `log` logs them and goes on with the next rule, `continue` only counts them.",
+            "What becomes of the packets; `log` writes a log entry and passes them to the next rule, `continue` only counts them.",
         )
         .default("'accept'"),
         FROM,

@@ -1,7 +1,7 @@
 //! Reports rules without a key that narrows them.
 
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{Family, State};
+use crate::net::{Family, PerFamily, State};
 use crate::policy::{self, DefaultAction};
 use crate::resolve::plan::{Plan, RuleAction};
 use crate::source::Located;
@@ -16,9 +16,16 @@ impl Checked<'_> {
         if choice == Choice::Made {
             return;
         }
-        let families = plan.defaults.families;
-        let family = Family::ALL.into_iter().find(|family| families.has(*family));
-        let default = plan.defaults[family.unwrap_or(Family::V4)].actions.input;
+        // To leave the rule out is right only if the default does the same in each family of the rule.
+        let scope = self.rule.scope;
+        let families = Family::ALL.into_iter();
+        let families = families.filter(|family| {
+            plan.defaults.families.has(*family) && scope.is_none_or(|scope| scope.has(*family))
+        });
+        let mut defaults = families.map(|family| plan.defaults[family].actions.input);
+        let mut is_default = |action| defaults.all(|default| default == action);
+        let PerFamily { v4, v6 } = &plan.defaults.of;
+        let differ = v4.actions.input != v6.actions.input;
         let (code, does, instead) = match self.rule.action {
             // Neither decides packets, so both may mean all of them.
             RuleAction::Log | RuleAction::Continue => return,
@@ -30,21 +37,29 @@ impl Checked<'_> {
             RuleAction::Drop => (
                 Code::DeniesEverything,
                 "denies",
-                match default {
-                    DefaultAction::Drop => {
+                match is_default(DefaultAction::Drop) {
+                    true => {
                         "leave it out: the default drops what no rule accepts (`input = \"drop\"`)"
                     }
-                    _ => "to drop what no rule accepts, write `input = \"drop\"` under [defaults]",
+                    false if differ => {
+                        "to drop what no rule accepts, write `input = \"drop\"` under [defaults] and in the table of the family that says otherwise"
+                    }
+                    false => {
+                        "to drop what no rule accepts, write `input = \"drop\"` under [defaults]"
+                    }
                 },
             ),
             RuleAction::Reject(_) => (
                 Code::DeniesEverything,
                 "denies",
-                match default {
-                    DefaultAction::Reject => {
+                match is_default(DefaultAction::Reject) {
+                    true => {
                         "leave it out: the default rejects what no rule accepts (`input = \"reject\"`)"
                     }
-                    _ => {
+                    false if differ => {
+                        "to reject what no rule accepts, write `input = \"reject\"` under [defaults] and in the table of the family that says otherwise"
+                    }
+                    false => {
                         "to reject what no rule accepts, write `input = \"reject\"` under [defaults]"
                     }
                 },

@@ -107,7 +107,7 @@ impl Checked<'_> {
             for (key, _, span) in keys.into_iter().filter(|(_, exists, _)| !exists) {
                 let other = other(family);
                 let message = format!(
-                    "`{key}` leaves out nothing of {family}, so the rule matches all of {family}"
+                    "`{key}` excludes nothing in {family}, so the rule would match every packet of {family}"
                 );
                 sink.report(
                     Diagnostic::error(
@@ -148,7 +148,9 @@ impl Checked<'_> {
                 let rest = all.family(family).complement(family.last_address());
                 if rest.is_empty() {
                     let span = names.as_ref().and_then(|names| Some(names.first()?.span));
-                    let message = format!("this leaves out all of {family}");
+                    let message = format!(
+                        "no packet of {family} is left: this excludes every address of {family}"
+                    );
                     sink.report(
                         Diagnostic::error(
                             Code::MatchesNothing,
@@ -171,7 +173,8 @@ impl Checked<'_> {
         if self.obstacles.contains_key(&Family::V6) {
             return;
         }
-        let parts = self.rule.service.iter().flatten();
+        let parts = [&self.rule.service, &self.rule.not_service];
+        let parts = parts.into_iter().flatten().flatten();
         let mut headers = parts.filter_map(|part| match part {
             ServicePart::Protocol(protocol) if protocol.is_extension_header() => Some(*protocol),
             _ => None,
@@ -179,8 +182,9 @@ impl Checked<'_> {
         let Some(header) = headers.next() else {
             return;
         };
-        let items = self.written.service.as_deref().unwrap_or_default();
-        let span = match items {
+        let items = self.written.service.as_ref();
+        let items = items.or(self.written.not_service.as_ref());
+        let span = match items.map_or(&[][..], |items| items) {
             [first, .., last] => Span {
                 end: last.span.end,
                 ..first.span

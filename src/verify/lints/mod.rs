@@ -69,7 +69,7 @@ pub(super) fn lints(
         if let Some(last) = rules.iter().max()
             && rules.len() == families.len()
         {
-            unreached((hook, families[0]), *last, plan, policy, sink);
+            unreached((hook, &families), *last, plan, policy, sink);
         }
     }
     Ok(())
@@ -159,7 +159,7 @@ impl Found {
 const MOST_LABELS: usize = 4;
 
 fn unreached(
-    (hook, family): (Hook, Family),
+    (hook, families): (Hook, &[Family]),
     rule: usize,
     plan: &Plan,
     policy: &Policy,
@@ -170,14 +170,20 @@ fn unreached(
         Hook::Forward => "forward",
         Hook::Output => "output",
     };
-    let default = plan.defaults[family].actions[hook];
-    let same = match plan.rules[rule].action {
-        RuleAction::Accept => default == DefaultAction::Accept,
-        RuleAction::Drop => default == DefaultAction::Drop,
-        RuleAction::Reject(_) => default == DefaultAction::Reject,
+    let does = match plan.rules[rule].action {
+        RuleAction::Accept => DefaultAction::Accept,
+        RuleAction::Drop => DefaultAction::Drop,
+        RuleAction::Reject(_) => DefaultAction::Reject,
         RuleAction::Log | RuleAction::Continue => return,
     };
-    let written = policy.defaults.place(family, |keys| &keys.actions[hook]);
+    let differs = |family: &&Family| plan.defaults[**family].actions[hook] != does;
+    let other = families.iter().find(differs);
+    let same = other.is_none();
+    let family = other.or(families.first());
+    let written = family.and_then(|family| {
+        let defaults = &policy.defaults;
+        defaults.place(*family, |keys| &keys.actions[hook])
+    });
     let span = plan.rules[rule].span;
     sink.report(default_unreached::finding(span, key, same, written));
 }
