@@ -23,6 +23,8 @@ pub struct Circumstances {
     pub beyond: bool,
     /// How many came before, where the burst says whether those were too many.
     pub before: Option<usize>,
+    /// What those that came before have instead of the packet's own.
+    pub others: Others,
     /// In UTC.
     pub at: Option<DateTime>,
     /// The extension header of IPv6 that stands before its protocol, by its number.
@@ -40,6 +42,45 @@ pub struct Original {
     pub port: Option<u16>,
     /// The packet goes in the other direction.
     pub is_reply: bool,
+}
+
+/// Where the packets before one differ from it; not said, nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    pub source: Option<IpAddr>,
+    pub destination: Option<IpAddr>,
+    pub destination_port: Option<u16>,
+}
+
+impl Others {
+    /// The packet as one before it was, but for its source port.
+    pub fn of(&self, packet: &Packet) -> Packet {
+        Packet {
+            source: self.source.unwrap_or(packet.source),
+            destination: self.destination.unwrap_or(packet.destination),
+            destination_port: self.destination_port.or(packet.destination_port),
+            ..packet.clone()
+        }
+    }
+
+    /// Whether the packets before one took from its bucket, which those share that have these bits and the port in common.
+    pub fn take_from_bucket(
+        &self,
+        packet: &Packet,
+        source: Option<u8>,
+        destination: Option<u8>,
+        destination_port: bool,
+    ) -> bool {
+        let other = self.of(packet);
+        let whole = packet.family.bits();
+        let is_near = |bits: Option<u8>, one: IpAddr, two: IpAddr| {
+            let differ = number_of(one) ^ number_of(two);
+            bits.is_none_or(|bits| differ.checked_shr((whole - bits).into()).unwrap_or(0) == 0)
+        };
+        is_near(source, packet.source, other.source)
+            && is_near(destination, packet.destination, other.destination)
+            && (!destination_port || packet.destination_port == other.destination_port)
+    }
 }
 
 impl Circumstances {
@@ -62,7 +103,7 @@ impl Circumstances {
     /// Whether a match of a rule holds, by what is said about the packet, in the words of iptables-extensions(8).
     pub fn match_holds(&self, condition: &Match, packet: &Packet) -> Option<bool> {
         match condition {
-            Match::Other(module) => self.module_holds(module),
+            Match::Other(module) => self.module_holds(module, packet),
             Match::AddressType(types) if types.source.is_none() && types.limit.is_none() => {
                 let types = types.destination.as_ref()?;
                 let mut names = types.value.names();
@@ -116,13 +157,28 @@ impl Circumstances {
     }
 
     /// Whether a match of a module holds that a packet alone does not decide.
-    pub fn module_holds(&self, module: &Module) -> Option<bool> {
+    pub fn module_holds(&self, module: &Module, packet: &Packet) -> Option<bool> {
         let number = |name: &str| module.setting(name)?.value.parse::<u32>().ok();
         match module.name {
             "limit" => Some(!self.is_beyond(number("limit-burst"))),
             "hashlimit" => {
                 let above = module.setting("hashlimit-above").is_some();
-                Some(self.is_beyond(number("hashlimit-burst")) == above)
+                let mode = module.setting("hashlimit-mode");
+                let has = |part: &str| {
+                    mode.is_some_and(|mode| mode.value.split(',').any(|one| one == part))
+                };
+                let whole = Some(u32::from(packet.family.bits()));
+                let bits = |part: &str, mask: &str| {
+                    let bits = number(mask).or(whole).filter(|_| has(part))?;
+                    u8::try_from(bits).ok()
+                };
+                let share = self.others.take_from_bucket(
+                    packet,
+                    bits("srcip", "hashlimit-srcmask"),
+                    bits("dstip", "hashlimit-dstmask"),
+                    has("dstport"),
+                );
+                Some((share && self.is_beyond(number("hashlimit-burst"))) == above)
             }
             "connlimit" => {
                 let above = module.setting("connlimit-above").is_some();

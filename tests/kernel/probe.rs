@@ -7,7 +7,7 @@ use fwc::net::{Family, Hook, Packet, State, TcpFlags, Translated};
 use fwc::policy::NatChain;
 use serde::Deserialize;
 
-use crate::circumstances::{Circumstances, Original};
+use crate::circumstances::{Circumstances, Original, Others};
 use crate::counters::Verdict;
 
 /// `probes.toml` of one case.
@@ -52,6 +52,9 @@ pub struct Probe {
     beyond: bool,
     /// So many came just before, and whether those were too many is for the burst to say.
     before: Option<usize>,
+    before_source: Option<IpAddr>,
+    before_destination: Option<IpAddr>,
+    before_destination_port: Option<u16>,
     at: Option<toml::value::Datetime>,
     /// It has an authentication header; of IPv6, where `protocol = "ah"` says no more.
     #[serde(default)]
@@ -161,6 +164,11 @@ impl Probe {
             earlier: self.before.unwrap_or(self.earlier),
             beyond: self.beyond,
             before: self.before,
+            others: Others {
+                source: self.before_source,
+                destination: self.before_destination,
+                destination_port: self.before_destination_port,
+            },
             at: at.transpose().map_err(|error| format!("at: {error}"))?,
             extension_header: (self.ah || self.is_ah_in_ipv6()?).then_some(51),
             length: self.length,

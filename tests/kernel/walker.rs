@@ -97,7 +97,7 @@ impl Walker {
             }
         }
         let mut oracle = |_: RuleId, condition: &Match| match condition {
-            Match::Other(module) => circumstances.module_holds(module),
+            Match::Other(module) => circumstances.module_holds(module, packet),
             Match::Set(set) => Some(circumstances.set_holds(set)),
             // Probes are for this host where they ask.
             Match::AddressType(_) => Some(true),

@@ -278,7 +278,7 @@ impl Lab {
                 .and_then(|number| 50_000u16.checked_add(number));
             let earlier = Packet {
                 source_port: packet.source_port.and(port),
-                ..packet.clone()
+                ..circumstances.others.of(packet)
             };
             self.send(&earlier, Defect::None, Data::default())?;
         }

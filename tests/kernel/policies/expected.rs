@@ -339,7 +339,7 @@ impl Unknowns for Answers<'_, '_> {
                         at: Some(judge.now),
                         ..Circumstances::default()
                     };
-                    circumstances.module_holds(module)
+                    circumstances.module_holds(module, packet)
                 }
                 _ => None,
             },
