@@ -372,19 +372,23 @@ pub struct ChangeContext {
     pub helper: Option<String>,
 }
 
-/// A rate limit for all packets together, or for each source.
+/// A rate limit for all packets together, or for each source, destination, destination port, or combination of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct LimitContext {
     pub rate: String,
-    /// left out if it is the kernel's default
+    /// left out if it is the kernel's default, and for bytes
     pub burst: Option<u32>,
-    /// the name of the hashlimit table that counts each source
+    /// the name of the hashlimit table; none: `limit`, without a table
     pub table: Option<String>,
+    /// the parts of a packet that have a bucket, as `--hashlimit-mode` lists them; none: one bucket
+    pub mode: Option<String>,
     /// milliseconds after which the table forgets a silent source, if iptables' default is shorter than the burst takes
     /// to refill: a forgotten source has its whole burst again
     pub expire: Option<u64>,
     /// the prefix length by which sources are grouped, if it is not the whole address
     pub mask: Option<u8>,
+    /// the same for destinations
+    pub destination_mask: Option<u8>,
 }
 
 impl LimitContext {
@@ -401,8 +405,10 @@ impl LimitContext {
             rate: rate.of_limit(),
             burst: Some(burst).filter(|burst| *burst != DEFAULT_BURST),
             table: None,
+            mode: None,
             expire: None,
             mask: None,
+            destination_mask: None,
         }
     }
 }

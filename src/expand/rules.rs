@@ -16,7 +16,7 @@ use super::original;
 use super::reject_name;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Date, Family, Hook, InterfacePattern, Protocol, State};
-use crate::policy::{Over, Per, RejectWith, RuleStage};
+use crate::policy::{HostPrefix, LimitPer, LimitRate, Over, Per, RejectWith, RuleStage};
 use crate::resolve::{
     Connections, Endpoint, Limit, LogClass, OneOf, Plan, PlannedRule, RuleAction, Schedule,
 };
@@ -593,29 +593,59 @@ impl InHook<'_> {
     }
 
     fn limit(&self, limit: &Limit, chain: &str) -> LimitContext {
-        match limit.per {
-            Per::Rule => LimitContext::global(limit.rate, limit.burst),
-            Per::Source => {
-                let bits = self.source_bits();
-                let rate = limit.rate.of_hashlimit();
-                let expire = limit.rate.hashlimit_expiry(limit.burst);
-                // The kernel keeps the settings of a hashlimit table as long as the table lives, even if a rule with the
-                // same name has other ones: another rate or expiry needs another name.
-                let mut identity = format!(
-                    "{}/{}/{chain}/{rate}/{}/{bits}",
-                    self.rule.label, self.hook, limit.burst
-                );
-                if let Some(expire) = expire {
-                    identity += &format!("/{expire}");
-                }
-                LimitContext {
-                    rate,
-                    burst: Some(limit.burst),
-                    table: Some(format!("fwc-{}", short_hash(identity))),
-                    expire,
-                    mask: Some(bits).filter(|bits| *bits != self.family.bits()),
-                }
+        let (rate, burst, expire) = match limit.rate {
+            LimitRate::Packets(rate, burst) if limit.per == LimitPer::default() => {
+                return LimitContext::global(rate, burst);
             }
+            LimitRate::Packets(rate, burst) => {
+                let expire = rate.hashlimit_expiry(burst);
+                (rate.of_hashlimit(), Some(burst), expire)
+            }
+            // A bucket of bytes is full after a second, and iptables keeps it for 15.
+            LimitRate::Bytes(rate) => (rate.of_hashlimit(), None, None),
+        };
+        let source = limit
+            .per
+            .source
+            .map(|one| self.bits(one, self.source_bits()));
+        let whole = self.family.bits();
+        let destination = limit.per.destination.map(|one| self.bits(one, whole));
+        // In the order of `iptables-save`.
+        let parts = [
+            source.map(|_| "srcip"),
+            destination.map(|_| "dstip"),
+            limit.per.destination_port.then_some("dstport"),
+        ];
+        let mode = parts.into_iter().flatten().collect::<Vec<_>>().join(",");
+        // The kernel keeps the settings of a hashlimit table as long as the table lives, even if a rule with the same name
+        // has other ones: another rate or expiry needs another name.
+        let mut identity = format!("{}/{}/{chain}/{rate}", self.rule.label, self.hook);
+        for number in [burst, source.map(u32::from)].into_iter().flatten() {
+            identity += &format!("/{number}");
+        }
+        if mode != "srcip" {
+            identity += &format!("/{mode}/{}", destination.unwrap_or_default());
+        }
+        if let Some(expire) = expire {
+            identity += &format!("/{expire}");
+        }
+        LimitContext {
+            rate,
+            burst,
+            table: Some(format!("fwc-{}", short_hash(identity))),
+            mode: Some(mode).filter(|mode| !mode.is_empty()),
+            expire,
+            mask: source.filter(|bits| *bits != whole),
+            destination_mask: destination.filter(|bits| *bits != whole),
+        }
+    }
+
+    /// Returns the prefix length that is written for this family, or that of one host.
+    fn bits(&self, prefix: HostPrefix, host: u8) -> u8 {
+        match prefix {
+            HostPrefix::Host => host,
+            HostPrefix::Only(bits) => bits,
+            HostPrefix::Each(bits) => bits[self.family],
         }
     }
 

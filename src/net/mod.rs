@@ -26,5 +26,5 @@ pub use matches::{MacAddress, MarkError, MarkMatch, SetEnds, TcpFlagsError, TcpF
 pub use packet::{Hook, Packet, PerHook, State, TcpFlags, Translated};
 pub use port::{PortError, PortRange};
 pub use protocol::Protocol;
-pub use rate::{Rate, RateError};
+pub use rate::{ByteRate, ByteRateError, Rate, RateError};
 pub use time::{TimeOfDay, Weekday};

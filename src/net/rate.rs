@@ -124,6 +124,88 @@ impl Rate {
     }
 }
 
+/// The units of bytes that a rate may have, with their bytes.
+const BYTE_UNITS: [(&str, u64); 3] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)];
+/// The bytes that `hashlimit` counts as one.
+const BYTE_STEP: u64 = 16;
+/// The largest rate in bytes a second. The kernel keeps the cost of 16 bytes as a whole number, which is 63 here: a larger rate
+/// would be off by several percent.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// A number of bytes a second, which only `hashlimit` counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ByteRate {
+    bytes: u64,
+}
+
+/// Why a text is not a valid rate of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByteRateError<'t> {
+    /// The text has a unit of bytes other than `B`, `KiB` and `MiB`.
+    UnknownUnit {
+        /// The unit.
+        unit: &'t str,
+        /// The count of the same rate in `MiB`, if the unit is a larger one and the rate is valid.
+        in_mib: Option<u64>,
+    },
+    /// The unit of time is not the second.
+    NotASecond,
+    /// The rate is less than 16 bytes or more than 1024 MiB a second.
+    OutOfRange,
+}
+
+impl ByteRate {
+    /// Parses `10MiB/second`. `None` if the text names no unit of bytes.
+    pub fn parse(text: &str) -> Option<Result<Self, ByteRateError<'_>>> {
+        let (amount, time) = text.split_once('/')?;
+        let end = amount.find(|c: char| !c.is_ascii_digit())?;
+        let (count, unit) = amount.split_at(end);
+        let is_unit = unit.bytes().all(|b| b.is_ascii_alphabetic()) && unit.ends_with(['b', 'B']);
+        if count.is_empty() || !is_unit {
+            return None;
+        }
+        let count: Option<u64> = count.parse().ok();
+        let Some((_, size)) = BYTE_UNITS.iter().find(|(name, _)| *name == unit) else {
+            let larger = [("GiB", 1 << 10), ("TiB", 1 << 20)];
+            let larger = larger.iter().find(|(name, _)| *name == unit);
+            let in_mib = larger.and_then(|(_, factor)| count?.checked_mul(*factor));
+            let in_mib = in_mib.filter(|count| *count <= MOST_BYTES >> 20);
+            return Some(Err(ByteRateError::UnknownUnit { unit, in_mib }));
+        };
+        // `hashlimit` takes `512kb/minute` for 512 packets a minute: no other unit of time counts bytes.
+        if time.is_empty() || !"second".starts_with(time) {
+            return Some(Err(ByteRateError::NotASecond));
+        }
+        let bytes = count.and_then(|count| count.checked_mul(*size));
+        let bytes = bytes.filter(|bytes| (BYTE_STEP..=MOST_BYTES).contains(bytes));
+        Some(
+            bytes
+                .map(|bytes| Self { bytes })
+                .ok_or(ByteRateError::OutOfRange),
+        )
+    }
+
+    /// Returns the bytes a second.
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the rate as `iptables-save` prints it for the `hashlimit` match: from the cost of 16 bytes, in the largest unit
+    /// that has the same cost (`print_bytes` of `libxt_hashlimit.c`).
+    pub fn of_hashlimit(self) -> String {
+        let all = u64::from(u32::MAX);
+        let cost = |bytes: u64| all / (bytes / BYTE_STEP + 1);
+        let saved = (all / cost(self.bytes) - 1) * BYTE_STEP;
+        for (name, size) in [("mb", 1 << 20), ("kb", 1 << 10)] {
+            let count = saved / size;
+            if count > 0 && cost(count * size) == cost(self.bytes) {
+                return format!("{count}{name}/s");
+            }
+        }
+        format!("{saved}b/s")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +254,49 @@ mod tests {
             ("-1/day", RateError::NotARate),
         ] {
             assert_eq!(Rate::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_as_iptables_prints_them() {
+        for (text, shown) in [
+            ("10MiB/second", "10mb/s"),
+            ("512KiB/s", "512kb/s"),
+            ("1024KiB/sec", "1mb/s"),
+            ("1000B/second", "992b/s"),
+            ("16B/second", "16b/s"),
+            ("1024MiB/second", "1040mb/s"),
+        ] {
+            let rate = ByteRate::parse(text).unwrap().unwrap();
+            assert_eq!(rate.of_hashlimit(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_rates_of_bytes() {
+        for text in [
+            "6/minute",
+            "10 MiB/second",
+            "MiB/second",
+            "10MiB",
+            "10x/second",
+        ] {
+            assert_eq!(ByteRate::parse(text), None, "{text}");
+        }
+        let unknown = |unit, in_mib| ByteRateError::UnknownUnit { unit, in_mib };
+        for (text, error) in [
+            ("512KiB/minute", ByteRateError::NotASecond),
+            ("512KiB/", ByteRateError::NotASecond),
+            ("1GiB/second", unknown("GiB", Some(1024))),
+            ("2GiB/second", unknown("GiB", None)),
+            ("1gb/s", unknown("gb", None)),
+            ("10MB/second", unknown("MB", None)),
+            ("15B/second", ByteRateError::OutOfRange),
+            ("0MiB/second", ByteRateError::OutOfRange),
+            ("1025MiB/second", ByteRateError::OutOfRange),
+            ("99999999999999999999999B/second", ByteRateError::OutOfRange),
+        ] {
+            assert_eq!(ByteRate::parse(text), Some(Err(error)), "{text}");
         }
     }
 }

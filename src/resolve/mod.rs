@@ -276,7 +276,6 @@ impl Resolver<'_> {
             group: self.accounts("group", &self.policy.groups, group.as_ref(), sink),
             limit: limit.as_ref().map(|limit| Limit {
                 rate: limit.rate,
-                burst: limit.burst,
                 per: limit.per,
                 over: value(&limit.over).unwrap_or(over_limit),
             }),

@@ -9,8 +9,8 @@ use crate::net::{
 };
 use crate::policy::{
     CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
-    LogDestination, LogOption, MangleChange, NatEnd, Order, Over, Per, Preserve, RejectWith,
-    RuleStage, Scope, Treatment,
+    LimitPer, LimitRate, LogDestination, LogOption, MangleChange, NatEnd, Order, Over, Per,
+    Preserve, RejectWith, RuleStage, Scope, Treatment,
 };
 use crate::source::Span;
 use serde::{Deserialize, Serialize};
@@ -390,11 +390,9 @@ pub struct PlannedMatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// The rate.
-    pub rate: Rate,
-    /// The number of packets that may exceed the rate at once.
-    pub burst: u32,
-    /// Whether the rule or each source has a limit.
-    pub per: Per,
+    pub rate: LimitRate,
+    /// The packets that share a bucket.
+    pub per: LimitPer,
     /// The action beyond the limit.
     pub over: Over,
 }

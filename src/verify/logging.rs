@@ -72,7 +72,7 @@ impl LogLine {
                 (None, Some(limit)) => Some(RateLimit::of_policy(
                     limit.rate,
                     limit.burst,
-                    CountScope::Together,
+                    CountScope::TOGETHER,
                 )),
                 (None, None) => None,
             },
@@ -134,13 +134,12 @@ impl LogLine {
                 Some(limit) => Some(RateLimit::of_limit(
                     &resolve::Limit {
                         rate: limit.rate,
-                        burst: limit.burst,
                         per: limit.per,
                         over: policy::Over::Continue,
                     },
                     family,
                 )),
-                None => rate.map(|rate| RateLimit::of_policy(rate, burst, CountScope::Together)),
+                None => rate.map(|rate| RateLimit::of_policy(rate, burst, CountScope::TOGETHER)),
             },
         }
     }
@@ -242,6 +241,7 @@ mod tests {
     use super::*;
     use crate::iptables::{Ruleset, TableName};
     use crate::net::Family;
+    use crate::verify::condition::Pace;
 
     fn line(rule: &str) -> Option<LogLine> {
         let text = format!("*filter\n-A INPUT {rule}\nCOMMIT\n");
@@ -257,8 +257,7 @@ mod tests {
 
     fn rated(every: u64, burst: u32, counted: CountScope) -> RateLimit {
         RateLimit {
-            every,
-            burst,
+            pace: Pace::Packets { every, burst },
             counted,
             forgotten_after: None,
         }
@@ -271,7 +270,7 @@ mod tests {
             Some(LogLine {
                 to: kernel(6, []),
                 prefix: "a \"b\": ".to_owned(),
-                limit: Some(rated(1_000_000, 5, CountScope::Together)),
+                limit: Some(rated(1_000_000, 5, CountScope::TOGETHER)),
             })
         );
         assert_eq!(
@@ -306,7 +305,7 @@ mod tests {
                     threshold: None,
                 },
                 prefix: "a \"b\": ".to_owned(),
-                limit: Some(rated(500_000, 9, CountScope::BySource(32))),
+                limit: Some(rated(500_000, 9, CountScope::by_source(32))),
             })
         );
         for no_class in [

@@ -32,7 +32,7 @@ pub use both_sides::{
     beside_others, condition_words, in_words_of_policy, is_left_to_others, known_members,
 };
 pub use checks::check;
-pub use condition::{CountScope, RateLimit};
+pub use condition::{CountScope, Pace, RateLimit};
 pub use end_to_end::ArrivedPacket;
 pub use files::{RenderedRules, Unread};
 pub use logging::{LogLine, LogTo};

@@ -177,6 +177,7 @@ const UNSEEN: &[&str] = &[
     "bad-schedule-instant",
     "bad-tcp-flags-order",
     "bad-value-timeout",
+    "limit-bytes-range",
     // What an entry of nat needs its type says.
     "nat-address-brackets",
     "nat-keys-missing",
@@ -211,6 +212,7 @@ const UNSEEN: &[&str] = &[
     // Which families the host has.
     "families-and-scope",
     "families-scope",
+    "limit-prefix-other-family",
     // Which of the texts of a list are programs.
     "hooks-no-shell",
     "hooks-one-or-several",

@@ -6,9 +6,10 @@ use fwc::diag::{Severity, Sink};
 use fwc::files::Access;
 use fwc::internals::resolve::resolve;
 use fwc::iptables::{Match, RuleId, Ruleset, TableName, WalkVerdict as Walked, walk};
-use fwc::net::Packet;
+use fwc::net::{Family, Packet};
 use fwc::policy::{
-    self, Circumstance, CustomPosition, DecidedBy, NewAddress, NewEnd, Policy, PolicySchedule,
+    self, Circumstance, CustomPosition, DecidedBy, HostPrefix, LimitRate, NewAddress, NewEnd,
+    Policy, PolicySchedule,
 };
 use fwc::source::SourceMap;
 use jiff::civil::DateTime;
@@ -163,8 +164,28 @@ fn holds(
 ) -> bool {
     match circumstance {
         Circumstance::WithinLimit(rule) => {
-            let limit = policy.rules[rule].limit.as_ref();
-            !this.is_beyond(limit.map(|limit| limit.burst))
+            let Some(limit) = &policy.rules[rule].limit else {
+                return !this.is_beyond(None);
+            };
+            let host = |prefix: HostPrefix, v4, v6| match (prefix, packet.family) {
+                (HostPrefix::Host, Family::V4) => v4,
+                (HostPrefix::Host, Family::V6) => v6,
+                (HostPrefix::Only(bits), _) => bits,
+                (HostPrefix::Each(bits), family) => bits[family],
+            };
+            let per = limit.per;
+            let share = this.others.take_from_bucket(
+                packet,
+                per.source.map(|prefix| host(prefix, 32, 64)),
+                per.destination.map(|prefix| host(prefix, 32, 128)),
+                per.destination_port,
+            );
+            // Of bytes a probe says itself whether they are used up.
+            !(share
+                && match limit.rate {
+                    LimitRate::Packets(_, burst) => this.is_beyond(Some(burst)),
+                    LimitRate::Bytes(_) => this.beyond,
+                })
         }
         Circumstance::WithinConnections(_) => !this.beyond,
         Circumstance::User(id) => this.user == Some(id),

@@ -1,7 +1,7 @@
 //! `limit` and `connections` of rules.
 
-use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{Rate, RateError};
+use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
+use crate::net::{ByteRate, ByteRateError, Family, PerFamily, Rate, RateError};
 use crate::policy::keys::{Key, Shape, TableKeys};
 use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::{Located, Span};
@@ -17,13 +17,45 @@ pub enum Over {
     Continue,
 }
 
-/// The packets that share one counter.
+/// The connections that share one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Per {
-    /// All packets of the rule.
+    /// All connections of the rule.
     Rule,
-    /// Packets of the same source: an IPv4 address, or an IPv6 /64.
+    /// Connections of the same source: an IPv4 address, or an IPv6 /64.
     Source,
+}
+
+/// The parts of a packet by which a limit has buckets: packets that are equal in all of them share one. Without any part, all
+/// packets of the rule share one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitPer {
+    /// The source, and how much of it.
+    pub source: Option<HostPrefix>,
+    /// The destination, and how much of it.
+    pub destination: Option<HostPrefix>,
+    /// The destination port.
+    pub destination_port: bool,
+}
+
+/// The leading bits of an address by which a limit has buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostPrefix {
+    /// One host: no prefix is written.
+    Host,
+    /// `/24`: the bits in the only family of the rule.
+    Only(u8),
+    /// `/24/56`: the bits in each family.
+    Each(PerFamily<u8>),
+}
+
+/// The rate of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitRate {
+    /// Packets in a time, and the number that may pass at once before the rate applies.
+    Packets(Rate, u32),
+    /// Bytes a second; a full bucket has the bytes of one second.
+    Bytes(ByteRate),
 }
 
 /// `limit`: the most packets in a time.
@@ -32,11 +64,11 @@ pub struct PolicyLimit {
     /// The place of the whole value.
     pub span: Span,
     /// The average rate.
-    pub rate: Rate,
-    /// The number of packets that may pass at once before the rate applies.
-    pub burst: u32,
-    /// The packets that share one counter.
-    pub per: Per,
+    pub rate: LimitRate,
+    /// The packets that share a bucket.
+    pub per: LimitPer,
+    /// The place of `per`; that of the whole value if absent.
+    pub per_span: Span,
     /// What happens to packets over it; `None` if absent.
     pub over: Option<Located<Over>>,
 }
@@ -62,8 +94,8 @@ const LARGEST_BURST: i64 = 10_000;
 /// The key `limit` of a rule.
 pub(super) const LIMIT: Key = Key::new(
     "limit",
-    Shape::OneOf(&[RATE, Shape::Table(&LIMIT_KEYS)]),
-    "How many packets the rule lets through in a time: the rate alone, or a table.",
+    Shape::OneOf(&[RATE, BYTE_RATE, Shape::Table(&LIMIT_KEYS)]),
+    "How many packets the rule lets through in a time, or how many bytes: the rate alone, or a table.",
 )
 .example("{ rate = '6/minute', burst = 3, per = 'source', over = 'drop' }");
 
@@ -80,23 +112,26 @@ pub(super) const RATE: Shape = Shape::Form(
     "[0-9]+/(s|se|sec|seco|secon|second|m|mi|min|minu|minut|minute|h|ho|hou|hour|d|da|day)",
 );
 
+/// A rate of bytes; see [`ByteRate::parse`].
+const BYTE_RATE: Shape = Shape::Form("[0-9]+(B|KiB|MiB)/(s|se|sec|seco|secon|second)");
+
 const LIMIT_KEYS: TableKeys = TableKeys {
     of: "a limit",
     known: &[
         Key::new(
             "rate",
-            RATE,
-            "How often: a number, `/`, and `second`, `minute`, `hour` or `day`.",
+            Shape::OneOf(&[RATE, BYTE_RATE]),
+            "How often: a number, `/`, and `second`, `minute`, `hour` or `day`. Or how many bytes: `10MiB/second`, also with `B` and `KiB`.",
         )
         .example("'6/minute'")
         .required(),
         Key::new(
             "burst",
             Shape::Number(1, LARGEST_BURST),
-            "How many at once.",
+            "How many packets at once. Rates of bytes have none.",
         )
         .default("5"),
-        PER_KEY,
+        LIMIT_PER_KEY,
         OVER_KEY,
     ],
 };
@@ -111,16 +146,31 @@ const CONNECTIONS_KEYS: TableKeys = TableKeys {
         )
         .example("20")
         .required(),
-        PER_KEY,
+        CONNECTIONS_PER_KEY,
         OVER_KEY,
     ],
 };
 
-const PER_KEY: Key = Key::new(
+const CONNECTIONS_PER_KEY: Key = Key::new(
     "per",
     Shape::Word(&PER),
-    "`source`: each host counts for itself, an IPv4 address or a /64 of IPv6. Left out: all packets of the rule together.",
+    "`source`: each host counts for itself, an IPv4 address or a /64 of IPv6. Left out: all connections of the rule together.",
 );
+
+const LIMIT_PER_KEY: Key = Key::new(
+    "per",
+    Shape::List(&PER_PART),
+    "What counts for itself: `source` (an IPv4 address, or a /64 of IPv6), `destination` (an address), `destination-port`, or each combination \
+     of a list. `source/24/56` has prefixes of IPv4 and IPv6. Left out: all packets of the rule together.",
+)
+.example("['source/24/56', 'destination-port']");
+
+/// A part of a packet that a limit has buckets for; see [`read_part`].
+const PER_PART: Shape = Shape::Form(concat!(
+    "(source|destination)",
+    "(/([1-9]|[12][0-9]|3[0-2])/([1-9][0-9]?|1[01][0-9]|12[0-8])|/([1-9][0-9]?|1[01][0-9]|12[0-8]))?",
+    "|destination-port"
+));
 
 const OVER_KEY: Key = Key::new(
     "over",
@@ -142,16 +192,16 @@ pub(super) fn read_limit(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Pol
     let Some(table) = value.as_table() else {
         return Some(PolicyLimit {
             span: value.span,
-            rate: read_rate("limit", value, sink)?.value,
-            burst: DEFAULT_BURST,
-            per: Per::Rule,
+            rate: read_limit_rate("limit", value, None, sink)?,
+            per: LimitPer::default(),
+            per_span: value.span,
             over: None,
         });
     };
     let keys_are_known = table.check(LIMIT_KEYS, sink);
     let burst = read_number(table, "burst", 1, LARGEST_BURST, sink);
     let over = table.word("over", OVER, sink);
-    let per = read_per(table, sink);
+    let per = read_limit_per(table, sink);
     let Some(rate) = table.get("rate") else {
         if keys_are_known {
             sink.report(
@@ -161,16 +211,77 @@ pub(super) fn read_limit(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Pol
         }
         return None;
     };
-    let rate = read_rate("rate", rate, sink)?;
-    let burst = burst.unwrap_or(Located::new(DEFAULT_BURST, value.span));
-    check_burst(&rate, &burst, sink);
+    let rate = read_limit_rate("rate", rate, burst, sink)?;
+    let per = match per {
+        Some(per) => per?,
+        None => Located::new(LimitPer::default(), value.span),
+    };
     Some(PolicyLimit {
         span: value.span,
-        rate: rate.value,
-        burst: burst.value,
-        per,
+        rate,
+        per: per.value,
+        per_span: per.span,
         over,
     })
+}
+
+/// Reads a rate of packets or of bytes. `burst` is the burst of packets, if the limit has one.
+fn read_limit_rate(
+    key: &str,
+    value: FileValue<'_>,
+    burst: Option<Located<u32>>,
+    sink: &mut Sink,
+) -> Option<LimitRate> {
+    let Some(bytes) = value.as_text().and_then(ByteRate::parse) else {
+        let rate = read_rate(key, value, sink)?;
+        let burst = burst.unwrap_or(Located::new(DEFAULT_BURST, value.span));
+        check_burst(&rate, &burst, sink);
+        return Some(LimitRate::Packets(rate.value, burst.value));
+    };
+    let rate = match bytes {
+        Ok(rate) => rate,
+        Err(error) => {
+            sink.report(wrong_bytes(value, error));
+            return None;
+        }
+    };
+    if let Some(burst) = burst {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                burst.span,
+                "`burst` is a number of packets, but the rate is of bytes",
+            )
+            .with_note("a limit of bytes lets through at once what it lets through in a second")
+            .help("leave `burst` out"),
+        );
+        return None;
+    }
+    Some(LimitRate::Bytes(rate))
+}
+
+/// Returns the error for a rate of bytes.
+fn wrong_bytes(value: FileValue<'_>, error: ByteRateError<'_>) -> Diagnostic {
+    let shown = value.as_text().unwrap_or_default().escape_debug();
+    let at = |message: String| Diagnostic::error(Code::BadRate, value.span, message);
+    match error {
+        ByteRateError::UnknownUnit { unit, in_mib } => {
+            let finding = at(format!(
+                "`{shown}` is not a valid rate: `{unit}` is not a unit of bytes here"
+            ));
+            match in_mib {
+                Some(count) => finding.help(format!("write `{count}MiB/second`")),
+                None => finding.help("write `B`, `KiB` or `MiB`, such as `10MiB/second`"),
+            }
+        }
+        ByteRateError::NotASecond => at(format!(
+            "`{shown}` is not a valid rate: bytes are per second"
+        ))
+        .with_note("the kernel counts bytes in no other unit of time")
+        .help("write the bytes of one second, such as `10MiB/second`"),
+        ByteRateError::OutOfRange => at(format!("the kernel cannot count `{shown}`"))
+            .with_note("a rate of bytes is at least 16B and at most 1024MiB a second"),
+    }
 }
 
 pub(super) fn read_connections(
@@ -181,7 +292,9 @@ pub(super) fn read_connections(
     let table = value.table("connections", sink)?;
     let keys_are_known = table.check(CONNECTIONS_KEYS, sink);
     let over = table.word("over", OVER, sink);
-    let per = read_per(table, sink);
+    let per = table
+        .word("per", PER, sink)
+        .map_or(Per::Rule, |per| per.value);
     if table.get("max").is_none() && keys_are_known {
         sink.report(
             Diagnostic::error(Code::MissingKey, value.span, "`connections` has no `max`")
@@ -197,10 +310,97 @@ pub(super) fn read_connections(
     })
 }
 
-fn read_per(table: CheckedTable<'_>, sink: &mut Sink) -> Per {
-    table
-        .word("per", PER, sink)
-        .map_or(Per::Rule, |per| per.value)
+/// Reads `per` of a limit, if the table has it. `Some(None)` if it is wrong: without it the limit would mean something else.
+fn read_limit_per(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Option<Located<LimitPer>>> {
+    let value = table.get("per")?;
+    let mut per = LimitPer::default();
+    let mut is_wrong = false;
+    for part in value.list("per", sink).unwrap_or_default() {
+        is_wrong |= read_part(part, &mut per, sink).is_none();
+    }
+    let is_right = !is_wrong && per != LimitPer::default();
+    Some(is_right.then(|| Located::new(per, value.span)))
+}
+
+/// Reads a part of a packet: `source`, `source/24/56`, `destination`, `destination-port`. `None` if it is wrong.
+fn read_part(value: FileValue<'_>, per: &mut LimitPer, sink: &mut Sink) -> Option<()> {
+    let text = value.text("per", sink)?.value;
+    let (name, prefixes) = match text.split_once('/') {
+        Some((name, prefixes)) => (name, Some(prefixes)),
+        None => (text, None),
+    };
+    let is_twice = match (name, prefixes) {
+        ("source", _) => {
+            let prefix = read_prefixes(name, prefixes, value, sink)?;
+            per.source.replace(prefix).is_some()
+        }
+        ("destination", _) => {
+            let prefix = read_prefixes(name, prefixes, value, sink)?;
+            per.destination.replace(prefix).is_some()
+        }
+        ("destination-port", None) => std::mem::replace(&mut per.destination_port, true),
+        _ => {
+            let known = ["source", "destination", "destination-port"];
+            let shown = text.escape_debug();
+            let message = format!("`per` cannot be `{shown}`");
+            sink.report(
+                Diagnostic::error(Code::BadValue, value.span, message)
+                    .suggest(did_you_mean(text, known))
+                    .help("it is `source`, `destination`, `destination-port`, or a list of them")
+                    .help("`source` and `destination` may have prefixes: `source/24/56`"),
+            );
+            return None;
+        }
+    };
+    if is_twice {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                value.span,
+                format!("`per` names `{name}` twice"),
+            )
+            .help("name it once"),
+        );
+        return None;
+    }
+    Some(())
+}
+
+/// Reads the prefixes behind `source` or `destination`: none, one, or one for each family.
+fn read_prefixes(
+    name: &str,
+    prefixes: Option<&str>,
+    value: FileValue<'_>,
+    sink: &mut Sink,
+) -> Option<HostPrefix> {
+    let Some(prefixes) = prefixes else {
+        return Some(HostPrefix::Host);
+    };
+    let number = |text: &str, most: u8| {
+        let bits: u8 = text.parse().ok()?;
+        let is_plain = bits.to_string() == text;
+        (is_plain && (1..=most).contains(&bits)).then_some(bits)
+    };
+    let [v4, v6] = [Family::V4.bits(), Family::V6.bits()];
+    let read = match prefixes.split_once('/') {
+        None => number(prefixes, v6).map(HostPrefix::Only),
+        Some((first, second)) => match (number(first, v4), number(second, v6)) {
+            (Some(v4), Some(v6)) => Some(HostPrefix::Each(PerFamily { v4, v6 })),
+            _ => None,
+        },
+    };
+    if read.is_none() {
+        let shown = prefixes.escape_debug();
+        let message = format!("`/{shown}` is not a prefix of IPv4 and one of IPv6");
+        sink.report(
+            Diagnostic::error(Code::BadPrefix, value.span, message)
+                .with_note("a prefix has 1 to 32 bits in IPv4, 1 to 128 in IPv6")
+                .help(format!(
+                    "write `{name}/24/56`, or `{name}/24` in a rule of one family"
+                )),
+        );
+    }
+    read
 }
 
 /// Reports a burst that is too large for the kernel's counter at this rate.

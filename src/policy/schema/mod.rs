@@ -41,7 +41,7 @@ pub use foreign_set::PolicyForeignSet;
 pub use helpers::Helper;
 pub use hooks::{CommandLine, Hooks, NoCommand};
 pub use interfaces::{PolicyInterface, Scope};
-pub use limits::{Over, Per, PolicyConnections, PolicyLimit};
+pub use limits::{HostPrefix, LimitPer, LimitRate, Over, Per, PolicyConnections, PolicyLimit};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogDestination, LogOption, PolicyLogClass};
 pub use mangle::{HopLimitChange, MangleChange, PolicyMangle, Proxy};

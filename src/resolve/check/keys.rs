@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::one_family;
 use crate::net::{AddressSet, Family, Protocol};
-use crate::policy::{Over, Scope};
+use crate::policy::{HostPrefix, Over, Scope};
 use crate::resolve::plan::{Endpoint, Plan, RuleAction, ServicePart};
 use crate::source::{Located, Span};
 
@@ -315,6 +315,55 @@ impl Checked<'_> {
                 )
                 .help("write `scope = \"ipv4\"` or `scope = \"ipv6\"`"),
             );
+        }
+    }
+
+    /// Reports a limit with one prefix in a rule of two families, or with a prefix that the rule's family does not have.
+    pub(super) fn limit_prefixes(&self, sink: &mut Sink) {
+        let Some(written) = &self.written.limit else {
+            return;
+        };
+        let families = Family::ALL.into_iter();
+        let families: Vec<_> = families
+            .filter(|family| !self.obstacles.contains_key(family))
+            .collect();
+        let parts = [
+            ("source", written.per.source),
+            ("destination", written.per.destination),
+        ];
+        for (name, prefix) in parts {
+            let Some(HostPrefix::Only(bits)) = prefix else {
+                continue;
+            };
+            match families[..] {
+                [_, _] => {
+                    let message =
+                        format!("`{name}/{bits}` has one prefix, but the rule has two families");
+                    let (v4, v6, meant) = match bits {
+                        ..=32 => (bits, 56, Family::V4),
+                        _ => (24, bits, Family::V6),
+                    };
+                    sink.report(
+                        Diagnostic::error(Code::MixedFamilies, written.per_span, message)
+                            .help(format!(
+                                "write a prefix of IPv4 and one of IPv6, such as `{name}/{v4}/{v6}`"
+                            ))
+                            .help(format!(
+                                "or name the family of the rule, such as `scope = \"{}\"`",
+                                meant.keyword()
+                            )),
+                    );
+                }
+                [family] if bits > family.bits() => {
+                    let message = format!("{family} has no prefix of {bits} bits");
+                    sink.report(
+                        Diagnostic::error(Code::BadPrefix, written.per_span, message).help(
+                            format!("a prefix of {family} has 1 to {} bits", family.bits()),
+                        ),
+                    );
+                }
+                _ => {}
+            }
         }
     }
 

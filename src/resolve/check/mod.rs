@@ -89,6 +89,7 @@ impl<'a> Checked<'a> {
         self.everything(plan, sink);
         self.matches(policy, sink);
         self.limits(sink);
+        self.limit_prefixes(sink);
     }
 
     /// Reports what is wrong with the keys that choose packets. `what` names the kind of the entry in messages.

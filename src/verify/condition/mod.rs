@@ -6,7 +6,7 @@
 mod rates;
 mod read;
 
-pub use rates::{CountScope, RateLimit};
+pub use rates::{CountScope, Pace, RateLimit};
 pub(super) use read::Translated;
 
 use std::fmt;

@@ -2,19 +2,17 @@
 
 use std::fmt;
 
-use crate::iptables::{Match, ModuleOption};
+use crate::iptables::{Match, Module, ModuleOption};
 use crate::net::{Family, Rate};
-use crate::policy::Per;
+use crate::policy::{HostPrefix, LimitPer, LimitRate, Per};
 use crate::resolve;
 
 /// A rate limit in numbers. The policy and the text of a rule are converted separately, so that a wrong conversion in the
 /// generator is found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RateLimit {
-    /// The time from one packet to the next in microseconds, with the precision of the kernel.
-    pub every: u64,
-    /// The number of packets that may come at once.
-    pub burst: u32,
+    /// The rate, with the precision of the kernel.
+    pub pace: Pace,
     /// The packets that share a bucket.
     pub counted: CountScope,
     /// The time in milliseconds after which the kernel forgets the bucket of a silent source, if that is before the bucket is
@@ -22,40 +20,138 @@ pub struct RateLimit {
     pub forgotten_after: Option<u64>,
 }
 
-/// The packets that share a bucket.
+/// The rate of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CountScope {
-    /// All packets of the rule.
-    Together,
-    /// Packets whose sources share this number of leading bits.
-    BySource(u8),
+pub enum Pace {
+    /// A number of packets in a time.
+    Packets {
+        /// The time from one packet to the next in microseconds.
+        every: u64,
+        /// The number of packets that may come at once.
+        burst: u32,
+    },
+    /// Bytes per second.
+    Bytes {
+        /// What each 16 bytes take from a bucket that has `u32::MAX` after a second.
+        cost: u64,
+    },
+}
+
+/// The packets that share a bucket: those that are equal in each of these parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CountScope {
+    /// The number of leading bits of the source.
+    pub source: Option<u8>,
+    /// The number of leading bits of the destination.
+    pub destination: Option<u8>,
+    /// The destination port.
+    pub destination_port: bool,
 }
 
 impl CountScope {
-    /// Converts `per` for a family. A source is one address in IPv4 and a /64 in IPv6, because an IPv6 host may use any
-    /// address of its /64.
-    pub(in crate::verify) fn of(per: Per, family: Family) -> Self {
-        match (per, family) {
-            (Per::Rule, _) => Self::Together,
-            (Per::Source, Family::V4) => Self::BySource(32),
-            (Per::Source, Family::V6) => Self::BySource(64),
+    /// All packets of the rule.
+    pub const TOGETHER: Self = Self {
+        source: None,
+        destination: None,
+        destination_port: false,
+    };
+
+    /// Packets whose sources share this number of leading bits.
+    pub const fn by_source(bits: u8) -> Self {
+        Self {
+            source: Some(bits),
+            ..Self::TOGETHER
         }
+    }
+
+    /// Converts `per` of connections for a family. A source is one address in IPv4 and a /64 in IPv6, because an IPv6 host may
+    /// use any address of its /64.
+    pub(in crate::verify) fn of(per: Per, family: Family) -> Self {
+        match per {
+            Per::Rule => Self::TOGETHER,
+            Per::Source => Self::by_source(source_of_one_host(family)),
+        }
+    }
+
+    /// Converts `per` of a limit for a family. A destination is one address, because it is not the sender's to choose from
+    /// a /64.
+    fn of_limit(per: LimitPer, family: Family) -> Self {
+        let LimitPer {
+            source,
+            destination,
+            destination_port,
+        } = per;
+        let bits = |prefix: HostPrefix, host: u8| match (prefix, family) {
+            (HostPrefix::Host, _) => host,
+            (HostPrefix::Only(bits), _) => bits,
+            (HostPrefix::Each(bits), Family::V4) => bits.v4,
+            (HostPrefix::Each(bits), Family::V6) => bits.v6,
+        };
+        Self {
+            source: source.map(|prefix| bits(prefix, source_of_one_host(family))),
+            destination: destination.map(|prefix| match family {
+                Family::V4 => bits(prefix, 32),
+                Family::V6 => bits(prefix, 128),
+            }),
+            destination_port,
+        }
+    }
+
+    /// Reads the mode and the masks of a `hashlimit` match; `None` for those that no policy produces.
+    fn of_module(module: &Module, family: Family) -> Option<Self> {
+        let mut scope = Self::TOGETHER;
+        let mask = |name: &str| match module.setting(name) {
+            Some(mask) => mask.value.parse().ok(),
+            None => Some(family.bits()),
+        };
+        if let Some(mode) = module.setting("hashlimit-mode") {
+            for part in mode.value.split(',') {
+                match part {
+                    "srcip" => scope.source = Some(mask("hashlimit-srcmask")?),
+                    "dstip" => scope.destination = Some(mask("hashlimit-dstmask")?),
+                    "dstport" => scope.destination_port = true,
+                    _ => return None,
+                }
+            }
+        }
+        let is_unused =
+            |name: &str, part: Option<u8>| part.is_none() && module.setting(name).is_some();
+        let strange = is_unused("hashlimit-srcmask", scope.source)
+            || is_unused("hashlimit-dstmask", scope.destination);
+        (!strange).then_some(scope)
+    }
+}
+
+/// Returns the bits of a source that one host has to itself.
+fn source_of_one_host(family: Family) -> u8 {
+    match family {
+        Family::V4 => 32,
+        Family::V6 => 64,
     }
 }
 
 impl RateLimit {
     /// Returns the limit of a rule of the policy. Its buckets must not be forgotten before they are full.
     pub(in crate::verify) fn of_limit(limit: &resolve::Limit, family: Family) -> Self {
-        let counted = CountScope::of(limit.per, family);
-        Self::of_policy(limit.rate, limit.burst, counted)
+        let counted = CountScope::of_limit(limit.per, family);
+        match limit.rate {
+            LimitRate::Packets(rate, burst) => Self::of_policy(rate, burst, counted),
+            LimitRate::Bytes(rate) => Self {
+                pace: Pace::of_bytes(rate.bytes()),
+                counted,
+                forgotten_after: None,
+            },
+        }
     }
 
     /// Returns the limit for a rate and a burst of the policy.
     pub(in crate::verify) fn of_policy(rate: Rate, burst: u32, counted: CountScope) -> Self {
         let (count, seconds) = rate.parts();
         Self {
-            every: Clock::of(counted).saved(count.into(), seconds.into()),
-            burst,
+            pace: Pace::Packets {
+                every: Clock::of(counted).saved(count.into(), seconds.into()),
+                burst,
+            },
             counted,
             forgotten_after: None,
         }
@@ -72,32 +168,20 @@ impl RateLimit {
             "limit" => {
                 let (count, unit) = count_and_unit(&module.setting("limit")?.value)?;
                 let rated = Self {
-                    every: Clock::Limit.micros(count, unit)?,
-                    // The default of `xt_limit.h`, which iptables-save does not print.
-                    burst: match module.setting("limit-burst") {
-                        Some(_) => number("limit-burst")?,
-                        None => 5,
+                    pace: Pace::Packets {
+                        every: Clock::Limit.micros(count, unit)?,
+                        // The default of `xt_limit.h`, which iptables-save does not print.
+                        burst: match module.setting("limit-burst") {
+                            Some(_) => number("limit-burst")?,
+                            None => 5,
+                        },
                     },
-                    counted: CountScope::Together,
+                    counted: CountScope::TOGETHER,
                     forgotten_after: None,
                 };
                 Some((rated, false))
             }
-            "hashlimit" if &*module.setting("hashlimit-mode")?.value == "srcip" => {
-                let beyond = module.setting("hashlimit-above");
-                let rate = beyond.or(module.setting("hashlimit-upto"))?;
-                let (count, unit) = count_and_unit(&rate.value)?;
-                let every = Clock::Hashlimit.micros(count, unit)?;
-                let burst = number("hashlimit-burst")?;
-                let bits = match module.setting("hashlimit-srcmask") {
-                    Some(mask) => mask.value.parse().ok()?,
-                    None => family.bits(),
-                };
-                // libxt_hashlimit.c: without the option a bucket lives for one unit of the rate.
-                let expiry = match module.setting("hashlimit-htable-expire") {
-                    Some(expiry) => expiry.value.parse().ok()?,
-                    None => unit * 1000,
-                };
+            "hashlimit" => {
                 let known = [
                     "above",
                     "upto",
@@ -106,24 +190,69 @@ impl RateLimit {
                     "name",
                     "htable-expire",
                     "srcmask",
+                    "dstmask",
                 ];
                 let is_known = |setting: &ModuleOption| {
                     let name = setting.name.strip_prefix("hashlimit-");
                     name.is_some_and(|name| known.contains(&name))
                 };
-                let rated = Self {
-                    every,
-                    burst,
-                    counted: CountScope::BySource(bits),
-                    forgotten_after: Some(expiry)
-                        .filter(|expiry| expiry * 1000 < u64::from(burst) * every),
+                if !module.settings.iter().all(is_known) {
+                    return None;
+                }
+                let beyond = module.setting("hashlimit-above");
+                let rate = &beyond.or(module.setting("hashlimit-upto"))?.value;
+                let counted = CountScope::of_module(module, family)?;
+                let burst = module.setting("hashlimit-burst");
+                // libxt_hashlimit.c: without the option a bucket lives for one unit of a rate of packets, and for 15 seconds
+                // with a rate of bytes.
+                let (pace, refill, expiry) = match bytes(rate) {
+                    Some(bytes) if burst.is_none() => (Pace::of_bytes(bytes), 1_000_000, 15_000),
+                    Some(_) => return None,
+                    // A policy counts packets together with `limit`.
+                    None if counted == CountScope::TOGETHER => return None,
+                    None => {
+                        let (count, unit) = count_and_unit(rate)?;
+                        let every = Clock::Hashlimit.micros(count, unit)?;
+                        let burst = number("hashlimit-burst")?;
+                        let pace = Pace::Packets { every, burst };
+                        (pace, u64::from(burst) * every, unit * 1000)
+                    }
                 };
-                let all_known = module.settings.iter().all(is_known);
-                all_known.then_some((rated, beyond.is_some()))
+                let expiry: u64 = match module.setting("hashlimit-htable-expire") {
+                    Some(expiry) => expiry.value.parse().ok()?,
+                    None => expiry,
+                };
+                let rated = Self {
+                    pace,
+                    counted,
+                    forgotten_after: Some(expiry).filter(|expiry| expiry * 1000 < refill),
+                };
+                Some((rated, beyond.is_some()))
             }
             _ => None,
         }
     }
+}
+
+impl Pace {
+    /// Converts bytes per second, which the kernel counts in steps of 16 (`user2credits_byte` of `xt_hashlimit.c`).
+    fn of_bytes(bytes: u64) -> Self {
+        Self::Bytes {
+            cost: u64::from(u32::MAX) / ((bytes >> 4) + 1),
+        }
+    }
+}
+
+/// Parses a rate such as `10mb/s` into bytes; `None` if it is of packets.
+fn bytes(rate: &str) -> Option<u64> {
+    let amount = rate.strip_suffix("b/s")?;
+    let (count, shift) = match (amount.strip_suffix('m'), amount.strip_suffix('k')) {
+        (Some(count), _) => (count, 20),
+        (_, Some(count)) => (count, 10),
+        _ => (amount, 0),
+    };
+    let count: u64 = count.parse().ok()?;
+    count.checked_mul(1 << shift)
 }
 
 /// The resolution with which a match of the kernel measures time.
@@ -138,8 +267,8 @@ enum Clock {
 impl Clock {
     fn of(counted: CountScope) -> Self {
         match counted {
-            CountScope::Together => Self::Limit,
-            CountScope::BySource(_) => Self::Hashlimit,
+            CountScope::TOGETHER => Self::Limit,
+            _ => Self::Hashlimit,
         }
     }
 
@@ -187,20 +316,40 @@ const UNITS: [(&str, u64); 4] = [("sec", 1), ("min", 60), ("hour", 3_600), ("day
 
 impl fmt::Display for CountScope {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Together => Ok(()),
-            Self::BySource(bits) => write!(out, " a source (/{bits})"),
+        let Self {
+            source,
+            destination,
+            destination_port,
+        } = self;
+        let parts = [
+            source.map(|bits| format!("source (/{bits})")),
+            destination.map(|bits| format!("destination (/{bits})")),
+            destination_port.then(|| "destination port".to_owned()),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        match parts.is_empty() {
+            true => Ok(()),
+            false => write!(out, " a {}", parts.join(" and ")),
         }
     }
 }
 
 impl fmt::Display for RateLimit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.in_a_unit() {
-            Some((count, unit)) => write!(out, "{count}/{unit}")?,
-            None => write!(out, "1 in {} µs", self.every)?,
+        match self.pace {
+            Pace::Packets { every, burst } => {
+                match self.in_a_unit(every) {
+                    Some((count, unit)) => write!(out, "{count}/{unit}")?,
+                    None => write!(out, "1 in {every} µs")?,
+                }
+                write!(out, "{}, burst {burst}", self.counted)?;
+            }
+            Pace::Bytes { cost } => {
+                let steps = u64::from(u32::MAX).checked_div(cost).unwrap_or_default();
+                let bytes = steps.saturating_sub(1) << 4;
+                write!(out, "{bytes} bytes/sec{}", self.counted)?;
+            }
         }
-        write!(out, "{}, burst {}", self.counted, self.burst)?;
         match self.forgotten_after {
             Some(expiry) => write!(
                 out,
@@ -212,12 +361,12 @@ impl fmt::Display for RateLimit {
 }
 
 impl RateLimit {
-    /// Returns the rate in the smallest unit that expresses it exactly.
-    fn in_a_unit(&self) -> Option<(u64, &'static str)> {
+    /// Returns a rate of packets in the smallest unit that expresses it exactly.
+    fn in_a_unit(&self, every: u64) -> Option<(u64, &'static str)> {
         let clock = Clock::of(self.counted);
         UNITS.into_iter().find_map(|(unit, seconds)| {
-            let count = (seconds * 1_000_000).checked_div(self.every)?;
-            (clock.micros(count, seconds) == Some(self.every)).then_some((count, unit))
+            let count = (seconds * 1_000_000).checked_div(every)?;
+            (clock.micros(count, seconds) == Some(every)).then_some((count, unit))
         })
     }
 }
@@ -228,7 +377,15 @@ mod tests {
 
     use super::*;
     use crate::iptables::{Ruleset, TableName};
-    use crate::net::Rate;
+    use crate::net::{ByteRate, Rate};
+    use crate::policy::Over;
+
+    fn every(limit: &RateLimit) -> Option<u64> {
+        match limit.pace {
+            Pace::Packets { every, .. } => Some(every),
+            Pace::Bytes { .. } => None,
+        }
+    }
 
     fn read(options: &str) -> RateLimit {
         let text = format!("*filter\n-A INPUT {options} -j DROP\nCOMMIT\n");
@@ -269,9 +426,9 @@ mod tests {
                 .0
         };
         for (at, rate) in rates.iter().enumerate() {
-            let plain = RateLimit::of_policy(*rate, 5, CountScope::Together);
+            let plain = RateLimit::of_policy(*rate, 5, CountScope::TOGETHER);
             assert_eq!(read(2 * at), plain, "{rate:?}");
-            let by_source = RateLimit::of_policy(*rate, 1, CountScope::BySource(32));
+            let by_source = RateLimit::of_policy(*rate, 1, CountScope::by_source(32));
             assert_eq!(read(2 * at + 1), by_source, "{rate:?}");
         }
     }
@@ -279,18 +436,18 @@ mod tests {
     /// The text of a rule is converted with the precision of the kernel, without the code that generates it.
     #[test]
     fn rates_are_numbers() {
-        assert_eq!(read("-m limit --limit 6/min").every, 10_000_000);
-        assert_eq!(read("-m limit --limit 7/min").every, 8_571_400);
+        assert_eq!(every(&read("-m limit --limit 6/min")), Some(10_000_000));
+        assert_eq!(every(&read("-m limit --limit 7/min")), Some(8_571_400));
         let minute = Rate::parse("7/minute").unwrap();
-        let by_source = RateLimit::of_policy(minute, 9, CountScope::BySource(24));
-        assert_eq!(by_source.every, 8_571_428);
+        let by_source = RateLimit::of_policy(minute, 9, CountScope::by_source(24));
+        assert_eq!(every(&by_source), Some(8_571_428));
         for (rate, shown) in [
             ("7/minute", "7/min a source (/24), burst 9"),
             ("60/minute", "1/sec a source (/24), burst 9"),
             ("100/hour", "100/hour a source (/24), burst 9"),
         ] {
             let rated =
-                RateLimit::of_policy(Rate::parse(rate).unwrap(), 9, CountScope::BySource(24));
+                RateLimit::of_policy(Rate::parse(rate).unwrap(), 9, CountScope::by_source(24));
             assert_eq!(rated.to_string(), shown);
         }
     }
@@ -324,5 +481,75 @@ mod tests {
         ] {
             assert_eq!(hashlimit(options), early, "{options}");
         }
+    }
+
+    /// Each rate of bytes is the same number as its text in a rule, and the text is the one that comes back.
+    #[test]
+    fn bytes_are_the_same_on_both_sides() {
+        let counts = (1..40).chain([100, 128, 500, 512, 999, 1000, 1023, 1024]);
+        let texts = counts.flat_map(|count| {
+            let units = [("B", 16), ("KiB", 1), ("MiB", 1)];
+            units.map(|(unit, factor)| format!("{}{unit}/second", count * factor))
+        });
+        for text in texts {
+            let rate = ByteRate::parse(&text).unwrap().unwrap();
+            let shown = rate.of_hashlimit();
+            let rule = format!(
+                "-m hashlimit --hashlimit-upto {shown} --hashlimit-mode dstip,dstport --hashlimit-name x"
+            );
+            let limit = resolve::Limit {
+                rate: LimitRate::Bytes(rate),
+                per: LimitPer {
+                    source: None,
+                    destination: Some(HostPrefix::Host),
+                    destination_port: true,
+                },
+                over: Over::Drop,
+            };
+            assert_eq!(
+                read(&rule),
+                RateLimit::of_limit(&limit, Family::V4),
+                "{text}"
+            );
+            let ruleset = format!("*filter\n-A INPUT {rule} -j DROP\nCOMMIT\n");
+            let ruleset = Ruleset::from_text(&ruleset, Family::V4).unwrap();
+            let chain = ruleset.table(TableName::Filter).unwrap().chain("INPUT");
+            let printed = chain.unwrap().rules[0].to_text(Family::V4);
+            assert!(
+                printed.contains(&format!("--hashlimit-upto {shown} ")),
+                "{text}: {printed}"
+            );
+        }
+    }
+
+    /// What no policy writes is not taken for what one does.
+    #[test]
+    fn other_modes_are_not_read() {
+        for options in [
+            "--hashlimit-upto 1/sec --hashlimit-burst 5",
+            "--hashlimit-upto 1/sec --hashlimit-burst 5 --hashlimit-mode srcip,srcport",
+            "--hashlimit-upto 1/sec --hashlimit-burst 5 --hashlimit-mode dstip --hashlimit-srcmask 24",
+            "--hashlimit-upto 1mb/s --hashlimit-burst 2mb --hashlimit-mode srcip",
+        ] {
+            let text = format!(
+                "*filter\n-A INPUT -m hashlimit {options} --hashlimit-name x -j DROP\nCOMMIT\n"
+            );
+            let ruleset = Ruleset::from_text(&text, Family::V4).unwrap();
+            let chain = ruleset.table(TableName::Filter).unwrap().chain("INPUT");
+            let rule = &chain.unwrap().rules[0];
+            assert_eq!(
+                RateLimit::of_match(&rule.matches[0], Family::V4),
+                None,
+                "{options}"
+            );
+        }
+        let early = read(
+            "-m hashlimit --hashlimit-upto 1mb/s --hashlimit-mode srcip --hashlimit-name x --hashlimit-htable-expire 900",
+        );
+        assert_eq!(early.forgotten_after, Some(900));
+        assert_eq!(
+            early.to_string(),
+            "1048576 bytes/sec a source (/32) (forgotten after 900 ms, before the bucket is full again)"
+        );
     }
 }

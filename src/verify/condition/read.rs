@@ -69,8 +69,8 @@ impl Condition {
         let most = beyond.or(module.setting("connlimit-upto"))?;
         let bits = module.setting("connlimit-mask")?.value.parse().ok()?;
         let counted = match bits {
-            0 => CountScope::Together,
-            bits => CountScope::BySource(bits),
+            0 => CountScope::TOGETHER,
+            bits => CountScope::by_source(bits),
         };
         Some((most.value.parse().ok()?, counted, beyond.is_some()))
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use fwc::iptables::Module;
-use fwc::net::{Family, number_of};
+use fwc::net::{Family, Packet, number_of};
 
 /// What the kernel's clock may be ahead or behind by: a few ticks (`CONFIG_HZ`), and what rounding costs.
 const TICKS: f64 = 0.02;
@@ -23,6 +23,12 @@ pub struct Fill {
 }
 
 impl Fill {
+    /// Of a limit of bytes that is never reached: the random policies have rates of megabytes, and packets of some 100 bytes.
+    pub const ENDLESS: Self = Self {
+        per_second: 1e9,
+        burst: 1e9,
+    };
+
     /// The fill of a `limit` or `hashlimit` match, read as iptables-extensions(8) says it.
     pub fn of_module(module: &Module) -> Option<Self> {
         let value = |name: &str| module.setting(name).map(|setting| &*setting.value);
@@ -34,6 +40,9 @@ impl Fill {
             ),
             _ => return None,
         };
+        if rate.ends_with("mb/s") {
+            return Some(Self::ENDLESS);
+        }
         Some(Self {
             per_second: per_second(rate)?,
             burst: burst.map_or(Some(5.0), |burst| burst.parse().ok())?,
@@ -54,13 +63,27 @@ pub fn per_second(rate: &str) -> Option<f64> {
     Some(count.parse::<f64>().ok()? / seconds)
 }
 
-/// What shares a bucket with a source under `hashlimit`.
-pub fn source_key(module: &Module, family: Family, source: IpAddr) -> u128 {
-    let bits = module
-        .setting("hashlimit-srcmask")
-        .and_then(|mask| mask.value.parse().ok())
-        .unwrap_or(u32::from(family.bits()));
-    masked(family, source, bits)
+/// What shares a bucket with a packet under `hashlimit`: source, destination and destination port, each 0 if it does not count.
+pub fn bucket_key(module: &Module, packet: &Packet) -> [u128; 3] {
+    let family = packet.family;
+    let mode = module.setting("hashlimit-mode");
+    let has = |part: &str| mode.is_some_and(|mode| mode.value.split(',').any(|one| one == part));
+    let part = |name: &str, mask: &str, address: IpAddr| {
+        let bits = module.setting(mask);
+        let bits = bits.and_then(|mask| mask.value.parse().ok());
+        let bits = bits.unwrap_or(u32::from(family.bits()));
+        match has(name) {
+            true => masked(family, address, bits),
+            false => 0,
+        }
+    };
+    // Packets without ports count with port 0.
+    let port = packet.destination_port.filter(|_| has("dstport"));
+    [
+        part("srcip", "hashlimit-srcmask", packet.source),
+        part("dstip", "hashlimit-dstmask", packet.destination),
+        port.unwrap_or(0).into(),
+    ]
 }
 
 /// The leading bits of an address.

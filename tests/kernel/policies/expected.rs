@@ -14,12 +14,13 @@ use fwc::net::{
     AddressRange, Date, Family, Hook, IntervalSet, Packet, PortRange, Protocol, State, number_of,
 };
 use fwc::policy::{
-    self, BackendTurn, Chance, Circumstance, NatChain, Policy, PolicySchedule, PolicyVerdict,
+    self, BackendTurn, Chance, Circumstance, HostPrefix, LimitRate, NatChain, Policy,
+    PolicySchedule, PolicyVerdict,
 };
 use jiff::civil::DateTime;
 
 use super::bench::{Sent, Ways, own_addresses};
-use super::buckets::{Buckets, Fill, Round, masked, per_second, source_key};
+use super::buckets::{Buckets, Fill, Round, bucket_key, masked, per_second};
 use super::packets::Flow;
 use crate::circumstances::Circumstances;
 use crate::generate;
@@ -55,7 +56,7 @@ pub struct Expected {
     pub disagreements: Vec<String>,
 }
 
-type BucketKey = (TableName, RuleId, u128);
+type BucketKey = (TableName, RuleId, [u128; 3]);
 
 struct Answers<'a, 'j> {
     judge: &'j Judge<'a>,
@@ -317,8 +318,8 @@ impl Unknowns for Answers<'_, '_> {
                 "limit" | "hashlimit" => {
                     let fill = Fill::of_module(module)?;
                     let by = match module.name {
-                        "limit" => 0,
-                        _ => source_key(module, packet.family, packet.source),
+                        "limit" => [0; 3],
+                        _ => bucket_key(module, packet),
                     };
                     let key = (asked.table, asked.rule, by);
                     let has = self.buckets.take(key, fill, self.round);
@@ -390,7 +391,7 @@ fn own_address(family: Family, device: Option<&str>) -> Option<IpAddr> {
 }
 
 /// The policy's own buckets: one a rule, hook and family.
-type PolicyBuckets = Buckets<(usize, Hook, u128)>;
+type PolicyBuckets = Buckets<(usize, Hook, [u128; 3])>;
 
 /// What rules and policy count while a batch goes through them.
 struct Tokens {
@@ -436,20 +437,39 @@ impl OfPolicy<'_, '_> {
         let Some(limit) = self.judge.plan.rules[rule].limit.as_ref() else {
             return true;
         };
-        let (rate, by) = match (limit.per, packet.family) {
-            (policy::Per::Rule, _) => (limit.rate.of_limit(), 0),
-            (policy::Per::Source, Family::V4) => (
-                limit.rate.of_hashlimit(),
-                masked(packet.family, packet.source, 32),
-            ),
-            (policy::Per::Source, Family::V6) => (
-                limit.rate.of_hashlimit(),
-                masked(packet.family, packet.source, 64),
-            ),
+        let policy::LimitPer {
+            source,
+            destination,
+            destination_port,
+        } = limit.per;
+        let part = |prefix: Option<HostPrefix>, address, hosts: [u32; 2]| {
+            let bits = match prefix? {
+                HostPrefix::Host => hosts[packet.family as usize],
+                HostPrefix::Only(bits) => bits.into(),
+                HostPrefix::Each(bits) => bits[packet.family].into(),
+            };
+            Some(masked(packet.family, address, bits))
         };
-        let fill = Fill {
-            per_second: per_second(&rate).unwrap_or(0.0),
-            burst: limit.burst.into(),
+        let by = [
+            part(source, packet.source, [32, 64]).unwrap_or(0),
+            part(destination, packet.destination, [32, 128]).unwrap_or(0),
+            match destination_port {
+                true => packet.destination_port.unwrap_or(0).into(),
+                false => 0,
+            },
+        ];
+        let fill = match limit.rate {
+            LimitRate::Packets(rate, burst) => {
+                let text = match limit.per == policy::LimitPer::default() {
+                    true => rate.of_limit(),
+                    false => rate.of_hashlimit(),
+                };
+                Fill {
+                    per_second: per_second(&text).unwrap_or(0.0),
+                    burst: burst.into(),
+                }
+            }
+            LimitRate::Bytes(_) => Fill::ENDLESS,
         };
         let key = (rule, packet.hook, by);
         let has = self.said.borrow_mut().take(key, fill, self.round);
