@@ -433,10 +433,25 @@ fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
     };
     let mut goes_on = false;
     let per = |random: &mut Random| *random.pick(&["", ", per = \"source\""]);
+    let parts = [
+        "",
+        ", per = \"source\"",
+        ", per = \"source/24/56\"",
+        ", per = \"destination\"",
+        ", per = [\"source\", \"destination-port\"]",
+        ", per = [\"destination-port\", \"destination/28/120\", \"source/30/126\"]",
+    ];
     if random.once_in(8) {
-        let rate = *random.pick(&["6/minute", "60/minute", "100/hour", "7/second"]);
+        let rate = *random.pick(&[
+            "6/minute",
+            "60/minute",
+            "100/hour",
+            "7/second",
+            "10MiB/second",
+        ]);
         let burst = *random.pick(&["", ", burst = 2", ", burst = 5", ", burst = 30"]);
-        let (per, over) = (per(random), *random.pick(over));
+        let burst = if rate.contains('B') { "" } else { burst };
+        let (per, over) = (*random.pick(&parts), *random.pick(over));
         goes_on = over == "continue";
         let limit = format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}");
         keys.set("limit", limit);

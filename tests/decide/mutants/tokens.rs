@@ -14,7 +14,7 @@ pub struct Mistake {
 }
 
 /// Words that take each other's place.
-const KINDS: [&[&str]; 34] = [
+const KINDS: [&[&str]; 35] = [
     &["-s", "-d"],
     &["-i", "-o"],
     &["-j", "-g"],
@@ -43,7 +43,8 @@ const KINDS: [&[&str]; 34] = [
     &["--connlimit-above", "--connlimit-upto"],
     &["--connlimit-saddr", "--connlimit-daddr"],
     &["--hashlimit-upto", "--hashlimit-above"],
-    &["srcip", "dstip", "srcip,dstip"],
+    &["--hashlimit-srcmask", "--hashlimit-dstmask"],
+    &["--hashlimit-dstmask", "--hashlimit-srcmask"],
     &["--timestart", "--timestop"],
     &["--datestop", "--datestart"],
     &["--weekdays", "--monthdays"],
