@@ -176,6 +176,20 @@ fn generated_files(backend: &str) -> Result<(), Failed> {
             if let Ok(sets) = std::fs::read_to_string(path.with_file_name("ipsets")) {
                 namespace.command(&["ipset", "restore"], &sets)?;
             }
+            // Those that a policy only names.
+            let kind = match family {
+                Family::V4 => "inet",
+                Family::V6 => "inet6",
+            };
+            let named = text.split("--match-set ").skip(1);
+            for name in named.filter_map(|part| part.split(' ').next()) {
+                let create = [
+                    "ipset", "create", name, "hash:net", "family", kind, "-exist",
+                ];
+                if !name.starts_with("fwc") {
+                    namespace.command(&create, "")?;
+                }
+            }
             let saved = namespace.saved(family, backend, &text);
             let saved = saved.map_err(|error| format!("{}: {error}", path.display()))?;
             files += 1;

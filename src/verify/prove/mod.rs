@@ -10,7 +10,7 @@ use super::spec::matching::Matching;
 use super::spec::nat;
 use super::spec::raw;
 use super::verifier::Specified;
-use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError};
+use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError, Verdict};
 use crate::iptables::{Ruleset, TableName};
 use crate::net::Hook;
 use crate::policy::{NatChain, Policy};
@@ -219,6 +219,26 @@ impl Prover<'_> {
         self.space.any(here.map(|difference| difference.packets))
     }
 
+    /// Returns the packets of a set that the raw table lets through to a hook, by the policy and by the rules; the whole set
+    /// if there are none. A packet that the raw table drops shows no difference in the filter table.
+    fn passing_raw(&self, sides: &BothSides<'_>, hook: Hook, packets: Set) -> Result<Set, GaveUp> {
+        let chain = match hook {
+            Hook::Output => BaseChain::Output,
+            Hook::Input | Hook::Forward => BaseChain::Prerouting,
+        };
+        let place = (TableName::Raw, chain);
+        let mut passing = packets;
+        for behaviour in [&sides.spec.behaviour, &sides.text] {
+            let verdicts = behaviour.flow(self.space, place).verdicts;
+            let accepted = self.space.decided(verdicts, &Verdict::Accept)?;
+            passing = self.space.and(passing, accepted)?;
+        }
+        match passing == self.space.none() {
+            true => Ok(packets),
+            false => Ok(passing),
+        }
+    }
+
     fn verdicts(&mut self, sides: &BothSides<'_>, hook: Hook) -> Result<(), GaveUp> {
         let place = (TableName::Filter, BaseChain::from(hook));
         let expected = sides.spec.behaviour.flow(self.space, place).verdicts;
@@ -227,6 +247,7 @@ impl Prover<'_> {
             return Ok(());
         }
         let packets = self.space.differ(expected, actual)?;
+        let packets = self.passing_raw(sides, hook, packets)?;
         let what = match sides.walk(hook, packets)? {
             Ok(walked) if !walked.same_verdict() => DisagreementKind::Verdict(walked),
             other => contradiction(

@@ -270,7 +270,11 @@ fn no_open_window(backend: Backend, scene: &str, way: Way) -> Result<(), String>
             ));
         }
     }
-    assert!(sent > 100, "only {sent} probes");
+    // However slow the machine is, each apply meets several.
+    assert!(
+        u64::from(sent) > 5 * number.parse::<u64>().unwrap(),
+        "only {sent} probes in {number} applies"
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
     let saved = ns.saved_family("iptables");
     for rule in scene.others.lines().filter(|line| line.starts_with("-A ")) {
