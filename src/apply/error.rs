@@ -252,7 +252,7 @@ pub enum Error {
     /// The record of a change, open or ended, is not as fwc wrote it.
     #[error("{} is not a valid record of fwc: {reason}. It may be the only way to revert a change that is not confirmed: look at the live rules before you move it away", .path.display())]
     BadChange {
-        /// The file.
+        /// The file that holds the record.
         path: PathBuf,
         /// What is wrong with the file.
         reason: String,
@@ -260,7 +260,7 @@ pub enum Error {
     /// The record of the rules that fwc made is not as fwc wrote it.
     #[error("{} is not a valid record of fwc: {reason}. Remove it: fwc then treats the live rules as other programs'", .path.display())]
     BadRecord {
-        /// The file.
+        /// The file that holds the record.
         path: PathBuf,
         /// What is wrong with the file.
         reason: String,
@@ -268,7 +268,7 @@ pub enum Error {
     /// The list of hooks to run is not as fwc wrote it.
     #[error("{} is not a valid record of fwc: {reason}. Remove it: hooks of the last change that did not succeed then do not run again", .path.display())]
     BadOwed {
-        /// The file.
+        /// The file that holds the record.
         path: PathBuf,
         /// What is wrong with the file.
         reason: String,

@@ -160,7 +160,7 @@ impl Store {
         }
     }
 
-    /// Returns the facts about the host that the policy of the last apply allows. Without a record that can be read
+    /// Returns the facts about the host that the policy of the last apply allows; none if the record cannot be read, so that
     /// everything is reported.
     pub(super) fn allowed_concerns(&self) -> BTreeSet<ConcernName> {
         let text = disk::read(&self.allowed_path());

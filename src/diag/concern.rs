@@ -42,7 +42,7 @@ pub enum ConcernName {
 }
 
 impl ConcernName {
-    /// All names.
+    /// All names, in the order in which the schema of the policy lists them.
     pub const ALL: [Self; 16] = [
         Self::NativeNft,
         Self::MisreadNft,

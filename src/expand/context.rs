@@ -124,7 +124,7 @@ pub struct LineContext {
     pub destination_port: Option<String>,
     /// the mask of flags and the flags that are set
     pub tcp_flags: Option<String>,
-    /// the same, negated
+    /// a mask of flags and flags that the packet must not have in this combination
     pub not_tcp_flags: Option<String>,
     /// several ports, for multiport
     pub source_ports: Option<String>,
@@ -262,7 +262,7 @@ pub struct OriginalContext {
     pub protocol: Option<u8>,
     /// a port, or the first and the last with a colon
     pub ports: Option<String>,
-    /// `ORIGINAL`
+    /// `ORIGINAL`: only packets in the direction of the connection's first packet
     pub direction: Option<&'static str>,
 }
 
@@ -336,7 +336,7 @@ pub struct NatTargetContext {
     pub source: Option<String>,
     /// an address or a range, with or without ports
     pub destination: Option<String>,
-    /// of REDIRECT and MASQUERADE
+    /// a port or a range of ports, for REDIRECT and MASQUERADE
     pub ports: Option<String>,
     pub network: Option<String>,
     /// the flag without its `--`: `random`, or `random-fully` where the source changes

@@ -1,5 +1,6 @@
 //! The hooks and devices of a rule.
 
+use super::context::NegatableContext;
 use crate::net::{AddressSet, Family, Hook, InterfacePattern};
 use crate::policy::DefaultAction;
 use crate::resolve::{Endpoint, Plan, PlannedRule};
@@ -91,6 +92,20 @@ pub fn only_left_out<'p>(
         [(Some(device), None)] => Some(device),
         _ => None,
     }
+}
+
+/// Returns `! lo` for lines that drop in a chain; `None` if `loopback` is off where the packets arrive or are sent. The
+/// checks refuse interfaces that have lo.
+pub fn not_lo(plan: &Plan, family: Family, chain: &str) -> Option<NegatableContext> {
+    let hook = match chain {
+        "OUTPUT" => Hook::Output,
+        _ => Hook::Input,
+    };
+    let is_kept = plan.defaults[family].loopback[hook];
+    is_kept.then(|| NegatableContext {
+        not: "! ",
+        value: "lo".to_owned(),
+    })
 }
 
 /// Returns the paths by which the packets of a rule arrive, before routing: their outgoing device is not known.

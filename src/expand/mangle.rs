@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::context::{ChainContext, ChangeContext, GroupContext, LineContext, NegatableContext};
+use super::context::{ChainContext, ChangeContext, GroupContext, LineContext};
 use super::hooks::{self, HookPath};
 use super::origin::LineOrigin;
 use super::raw;
@@ -147,8 +147,7 @@ fn change_once(
     }]
 }
 
-/// Returns the lines that drop the packets of an entry in a chain. `loopback` accepts what is on lo; the checks refuse
-/// interfaces that have it.
+/// Returns the lines that drop the packets of an entry in a chain.
 fn drops(
     plan: &Plan,
     entry: &PlannedMangle,
@@ -156,16 +155,7 @@ fn drops(
     family: Family,
     origin: &str,
 ) -> Vec<LineContext> {
-    let hook = match chain {
-        "OUTPUT" => Hook::Output,
-        _ => Hook::Input,
-    };
-    let not_lo = || {
-        plan.defaults[family].loopback[hook].then(|| NegatableContext {
-            not: "! ",
-            value: "lo".to_owned(),
-        })
-    };
+    let not_lo = || hooks::not_lo(plan, family, chain);
     let paths = paths(plan, entry, chain, family);
     let lines = paths
         .iter()

@@ -77,17 +77,7 @@ pub fn drops(
         "OUTPUT" => hooks::paths(plan, rule, Hook::Output, family),
         _ => hooks::paths_in(plan, rule, family),
     };
-    // `loopback` accepts what is on lo. The checks refuse interfaces that have it.
-    let hook = match chain {
-        "OUTPUT" => Hook::Output,
-        _ => Hook::Input,
-    };
-    let not_lo = || {
-        plan.defaults[family].loopback[hook].then(|| NegatableContext {
-            not: "! ",
-            value: "lo".to_owned(),
-        })
-    };
+    let not_lo = || hooks::not_lo(plan, family, chain);
     let lines = paths
         .iter()
         .flat_map(|path| rules::packets(plan, rule, path, family, origin));

@@ -63,46 +63,6 @@ const EXCEPT: &[(&str, &[&str], &str)] = &[
         "what iptables here does not have, so that nothing here can load it",
     ),
     (
-        "defaults.loopback.*",
-        &["case", "kernel", "wrong"],
-        "the value of one hook, read by the same code for each key: the probes of the defaults ask some in each view, and random policies all",
-    ),
-    (
-        "defaults.established.*",
-        &["case", "kernel", "wrong"],
-        "the value of one hook, read by the same code for each key: the probes of the defaults ask some in each view, and random policies all",
-    ),
-    (
-        "defaults.invalid.*",
-        &["case", "kernel", "wrong"],
-        "the value of one hook, read by the same code for each key: the probes of the defaults ask some in each view, and random policies all",
-    ),
-    (
-        "defaults.icmp.*",
-        &["case", "kernel", "wrong"],
-        "the value of one hook, read by the same code for each key: the probes of the defaults ask some in each view, and random policies all",
-    ),
-    (
-        "defaults.dhcp-client.*",
-        &["case", "kernel", "wrong"],
-        "the value of one hook, read by the same code for each key: the probes of the defaults ask some in each view, and random policies all",
-    ),
-    (
-        "defaults.log.*",
-        &["case", "kernel", "wrong"],
-        "the value of one hook, read by the same code for each key: the probes of the defaults ask some in each view, and random policies all",
-    ),
-    (
-        "defaults.ipv4*",
-        &["case", "kernel", "wrong", "random"],
-        "the keys of [defaults] for one family, read by the same code: the probes of the defaults ask some of [defaults.ipv6] in each view",
-    ),
-    (
-        "defaults.ipv6*",
-        &["case", "kernel", "wrong", "random"],
-        "the same",
-    ),
-    (
         "nat.group.not",
         &["wrong", "random"],
         "the negation of rules, read by the same code",

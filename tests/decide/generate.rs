@@ -302,10 +302,10 @@ impl Sample {
                 &["input", "forward", "output"],
             ),
         ];
-        let keys = |random: &mut Random, taken: &str| {
+        let keys = |random: &mut Random, taken: &str, times: usize| {
             let mut lines = String::new();
             for (key, words, hooks) in in_part {
-                if !random.once_in(4) || taken.contains(&format!("\n{key} = ")) {
+                if !random.once_in(times) || taken.contains(&format!("\n{key} = ")) {
                     continue;
                 }
                 let values: Vec<String> = random
@@ -322,7 +322,7 @@ impl Sample {
         };
         let mut added = String::new();
         if random.once_in(4) {
-            added += &keys(random, &self.text[..end]);
+            added += &keys(random, &self.text[..end], 4);
         }
         if random.once_in(8) {
             added += "preamble = \"none\"\n";
@@ -334,7 +334,7 @@ impl Sample {
         };
         match only {
             Some(only) => added += &format!("families = \"{only}\"\n"),
-            None if random.once_in(4) => {
+            None if random.once_in(3) => {
                 added += &format!("[defaults.{}]\n", random.pick(&["ipv4", "ipv6"]));
                 for hook in ["input", "forward", "output"] {
                     if random.once_in(3) {
@@ -345,7 +345,11 @@ impl Sample {
                 if random.once_in(3) {
                     added += "reject-with = \"admin-prohibited\"\n";
                 }
-                added += &keys(random, "");
+                if self.text.contains("networks") {
+                    let word = random.pick(BOOLEANS);
+                    added += &format!("antispoof = {word}\n");
+                }
+                added += &keys(random, "", 2);
             }
             None => {}
         }

@@ -414,21 +414,21 @@ fn judge(text: &str, sample: &Sample, random: &mut Random) -> Result<&'static st
         TestOutcome::FitsNothing => Err("packets fit that the proof does not see".to_owned()),
         TestOutcome::Fails(walked) => {
             let packet = &walked.packet;
+            // A broadcast comes to INPUT without being sent to an address of this host.
+            let mut when = walked.when.iter();
+            let is_broadcast = packet.hook == Hook::Input
+                && when.any(|(name, holds)| name == "goes to an address of this host" && !holds);
             let shown = is_possible(packet)
                 && (0..MANY_THROWS).any(|throw| {
                     let luck = Luck {
                         chosen: walked.became.as_ref().map(|became| &became.packet),
+                        here: is_broadcast.then_some(false),
+                        is_broadcast,
                         ..Luck::new(throw, packet)
                     };
                     promise.fits(packet, &luck) && !promise.is_kept(packet, &luck)
                 });
-            // A broadcast comes to INPUT without being sent to an address of this host; the packets here never do.
-            let is_broadcast = packet.hook == Hook::Input
-                && walked
-                    .when
-                    .iter()
-                    .any(|(name, holds)| name == "goes to an address of this host" && !holds);
-            match shown || is_broadcast {
+            match shown {
                 true => Ok("fails"),
                 false => Err(format!("{walked:#?} breaks nothing")),
             }
@@ -635,7 +635,7 @@ fn is_routed(way: &PolicyTrace, packet: &Packet, luck: &Luck<'_>) -> bool {
     match packet.hook {
         Hook::Output => true,
         Hook::Forward => !redirected && !luck.is_here(moved),
-        Hook::Input => luck.is_here(moved),
+        Hook::Input => luck.is_here(moved) || luck.is_broadcast && !moved,
     }
 }
 
@@ -650,6 +650,8 @@ pub struct Luck<'a> {
     /// Whether the first destination is this host's, when that is wanted.
     here: Option<bool>,
     elsewhere: bool,
+    /// Whether INPUT has the packet although its destination is not an address of this host.
+    is_broadcast: bool,
 }
 
 impl<'a> Luck<'a> {
@@ -660,6 +662,7 @@ impl<'a> Luck<'a> {
             chosen: None,
             here: None,
             elsewhere: false,
+            is_broadcast: false,
         }
     }
 
