@@ -136,6 +136,8 @@ pub enum DisagreementKind {
     Unreadable(TextError),
     /// The difference is only in packets that cannot occur, for example ports of a protocol without ports.
     ImpossiblePackets(BaseChain),
+    /// The filter table of a hook differs only for packets that the raw table drops before.
+    DroppedBefore(BaseChain),
     /// The packet sets and the walkers contradict each other, which is an error of fwc; the packet if there is one, and what
     /// contradicts what.
     Internal(Option<Box<ComparedWalk>>, String),

@@ -93,6 +93,10 @@ impl Disagreement {
                 "in {} the rules differ from the policy, but only for packets that cannot occur",
                 chain.as_str()
             )),
+            DisagreementKind::DroppedBefore(chain) => structural(format!(
+                "in {} the rules differ from the policy, but only for packets that the raw table drops before",
+                chain.as_str()
+            )),
             DisagreementKind::Internal(None, what) => structural(format!("internal error: {what}")),
             DisagreementKind::Internal(Some(walked), what) => self
                 .about(walked, policy, "could not be verified")

@@ -219,8 +219,8 @@ impl Prover<'_> {
         self.space.any(here.map(|difference| difference.packets))
     }
 
-    /// Returns the packets of a set that the raw table lets through to a hook, by the policy and by the rules; the whole set
-    /// if there are none. A packet that the raw table drops shows no difference in the filter table.
+    /// Returns the packets of a set that the raw table lets through to a hook, by the policy and by the rules. A packet that
+    /// the raw table drops shows no difference in the filter table.
     fn passing_raw(&self, sides: &BothSides<'_>, hook: Hook, packets: Set) -> Result<Set, GaveUp> {
         let chain = match hook {
             Hook::Output => BaseChain::Output,
@@ -230,13 +230,10 @@ impl Prover<'_> {
         let mut passing = packets;
         for behaviour in [&sides.spec.behaviour, &sides.text] {
             let verdicts = behaviour.flow(self.space, place).verdicts;
-            let accepted = self.space.decided(verdicts, &Verdict::Accept)?;
-            passing = self.space.and(passing, accepted)?;
+            let dropped = self.space.decided(verdicts, &Verdict::Drop)?;
+            passing = self.space.minus(passing, dropped)?;
         }
-        match passing == self.space.none() {
-            true => Ok(packets),
-            false => Ok(passing),
-        }
+        Ok(passing)
     }
 
     fn verdicts(&mut self, sides: &BothSides<'_>, hook: Hook) -> Result<(), GaveUp> {
@@ -248,6 +245,10 @@ impl Prover<'_> {
         }
         let packets = self.space.differ(expected, actual)?;
         let packets = self.passing_raw(sides, hook, packets)?;
+        if packets == self.space.none() {
+            self.found(DisagreementKind::DroppedBefore(place.1));
+            return Ok(());
+        }
         let what = match sides.walk(hook, packets)? {
             Ok(walked) if !walked.same_verdict() => DisagreementKind::Verdict(walked),
             other => contradiction(

@@ -171,7 +171,14 @@ impl Answers<'_> {
             "time" => {
                 let zone = of(&|name| name == "kerneltz");
                 let end = of(&|name| name == "datestop");
-                let rest = of(&|name| !["kerneltz", "datestop"].contains(&name));
+                // `--contiguous` says to which day the hours after midnight belong: without days it says nothing (`time_mt` of
+                // the kernel's xt_time.c).
+                let has_days = ["weekdays", "monthdays"]
+                    .iter()
+                    .any(|name| module.setting(name).is_some());
+                let rest = of(&|name| {
+                    !["kerneltz", "datestop"].contains(&name) && (has_days || name != "contiguous")
+                });
                 [rest, end]
                     .into_iter()
                     .filter(|asked| !asked.is_empty() && *asked != [NO_END])
