@@ -298,7 +298,7 @@ impl Error {
         }
     }
 
-    /// Returns `true` if the same operation may succeed a moment later.
+    /// Returns `true` if an operation at boot may succeed when it is tried again.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Live(error) | Self::Commit { cause: error, .. } => error.may_pass(),

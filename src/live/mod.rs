@@ -234,18 +234,19 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns `true` if the same operation may succeed a moment later.
+    /// Returns `true` if an operation at boot may succeed when it is tried again. A tool or a lock for which fwc has waited
+    /// as long as it does at boot is no such error: to wait again would only keep the network down.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Lock(_)
-            | Self::TimedOut { .. }
-            | Self::LeftOut { .. }
+            Self::TimedOut { limit, .. } => *limit < tools::PATIENT_LIMIT,
+            Self::LeftOut { .. }
             | Self::Refused { .. }
             | Self::RefusedSets(_)
             | Self::UnreadableSets(_)
             | Self::NoScratch(_)
             | Self::Io { .. } => true,
-            Self::Missing { .. }
+            Self::Lock(_)
+            | Self::Missing { .. }
             | Self::MixedTools { .. }
             | Self::BothBackends { .. }
             | Self::Unreadable { .. } => false,

@@ -26,7 +26,7 @@ const PATIENT_WAIT: u16 = 300;
 /// The time limit of each tool at boot and in a rehearsal. At boot nobody waits for an answer, and a host whose rules are
 /// not loaded is open: a virtual machine that stood still for 54 seconds reached the ordinary limit and booted without
 /// rules. A rehearsal changes nothing, however long it takes.
-const PATIENT_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const PATIENT_LIMIT: Duration = Duration::from_secs(600);
 
 /// The environment variable with the lock file of iptables' tools; fwc passes it on to them.
 pub(super) const LOCKFILE: &str = "XTABLES_LOCKFILE";
@@ -440,7 +440,18 @@ pub(super) fn run(command: Command, input: &str) -> Result<Output, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PATIENT_LIMIT, ToolSettings, clock};
+    use super::{Error, LIMIT, PATIENT_LIMIT, ToolSettings, clock};
+
+    #[test]
+    fn tool_that_had_ten_minutes_is_not_tried_again() {
+        let timed_out = |limit| Error::TimedOut {
+            tool: "iptables-restore".to_owned(),
+            limit,
+        };
+        assert!(timed_out(LIMIT).may_pass());
+        assert!(!timed_out(PATIENT_LIMIT).may_pass());
+        assert!(!Error::Lock(None).may_pass());
+    }
 
     #[test]
     fn tools_have_more_time_at_boot_but_no_more_than_the_deadline() {
