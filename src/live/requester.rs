@@ -66,13 +66,19 @@ impl ClientConnection {
         // All ancestors, whatever user they run as: below `su -` in root's tmux only root's own processes tell.
         chain.extend(process::parents());
         let clients = clients(&chain);
-        let mut all = chain.clone();
-        for client in &clients {
-            all.push(client.clone());
-            all.extend(process::above(client));
-        }
         let here = process::network("self");
         let is_here = |pid: &String| here.is_some() && process::network(pid) == here;
+        let mut all = chain.clone();
+        for client in &clients {
+            let mut of_client = vec![client.clone()];
+            of_client.extend(process::above(client));
+            // A client may belong to another server, so one in another namespace does not prove that its user cannot be
+            // cut off here. Its ancestors in this namespace still show who can.
+            if !is_here(client) {
+                of_client.retain(is_here);
+            }
+            all.extend(of_client);
+        }
 
         let (mut connections, mut elsewhere) = (Vec::new(), Vec::new());
         for pid in &all {

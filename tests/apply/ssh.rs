@@ -528,6 +528,22 @@ fn seen_through_tmux_and_su(backend: Backend) -> Result {
 fn not_known_in_tmux(backend: Backend) -> Result {
     let site = Site::new(backend)?;
     let tmux = Tmux::new(&site)?;
+    // An SSH login to another network namespace, with a tmux of its own, says nothing about who is here.
+    let elsewhere = Site::new(backend)?;
+    let other = Tmux::new(&elsewhere)?;
+    let server = other.server("attached");
+    let attach = format!("TERM=xterm tmux -L {server} -f /dev/null new-session 'sleep 600'");
+    let mut login = elsewhere.command("-tt", SERVER, &attach);
+    let null = Stdio::null;
+    login.stdin(Stdio::piped()).stdout(null()).stderr(null());
+    let mut login = elsewhere.client.enter(|| login.spawn()).unwrap();
+    until("the other tmux has a client", || {
+        let mut clients = Command::new("tmux");
+        clients.args(["-L", &server, "list-clients"]);
+        clients
+            .output()
+            .is_ok_and(|output| !output.stdout.is_empty())
+    });
     let run = |name: &str, arguments: &str| {
         let start = tmux.detached(name, arguments);
         let hidden = format!("env -u SSH_CONNECTION -u SSH_CLIENT {start}");
@@ -552,6 +568,8 @@ fn not_known_in_tmux(backend: Backend) -> Result {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(words), "{text}");
     site.ssh(SERVER, &site.fwc("confirm")).expect(0);
+    let _ = login.kill();
+    let _ = login.wait();
     Ok(())
 }
 
