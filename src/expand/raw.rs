@@ -7,7 +7,7 @@ use super::rules;
 use crate::net::{AddressRange, AddressSet, Family, Hook, IcmpType, Protocol, State};
 use crate::policy::{Over, RuleStage, Treatment};
 use crate::resolve::{
-    Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart, ServicePorts,
+    Endpoint, Finally, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart, ServicePorts,
 };
 
 /// Returns PREROUTING and OUTPUT of the raw table in a family.
@@ -219,60 +219,36 @@ pub fn replies(
         .filter(|(_, entry)| is_on(&entry.packets, family))
         .filter(|(_, entry)| !hooks::paths(plan, &entry.packets, asked, family).is_empty())
         .collect();
-    let mut chain = ChainContext {
-        name: name.clone(),
-        policy: "-",
-        ..ChainContext::default()
-    };
-    let (mut chains, mut accepts) = (Vec::new(), false);
     let rules = plan.rules.iter().enumerate();
-    let mut rules: Vec<_> = rules.filter(|(_, rule)| is_on(rule, family)).collect();
+    let mut rules: Vec<_> = rules.filter(|(_, rule)| rule.within.is_none()).collect();
     rules.sort_by_key(|(_, rule)| (rule.stage == RuleStage::Main, rule.order));
-    for (index, rule) in rules {
-        let Some(target) = reply_target(rule) else {
-            continue;
-        };
-        if !entries
-            .iter()
-            .any(|(_, entry)| may_share(&entry.packets, rule))
-        {
-            continue;
-        }
-        let mut lines = reply_lines(plan, rule, None, hook, family, target);
-        let origin = LineOrigin::Reply(index).mark();
-        for line in &mut lines {
-            line.origin.clone_from(&origin);
-        }
-        if lines.is_empty() {
-            continue;
-        }
-        accepts |= target == "ACCEPT";
-        let mut exceptions = rules::exceptions(plan, &reversed(rule).0, family, &origin);
-        if !exceptions.is_empty() {
-            let own = format!("{name}-{}", chains.len() + 1);
-            for line in &mut exceptions {
-                line.target = "RETURN".to_owned();
-            }
-            exceptions.push(LineContext {
-                comment: rule.comment.clone(),
-                origin,
-                ..LineContext::to(target)
-            });
-            for line in &mut lines {
-                line.target.clone_from(&own);
-            }
-            chains.push(ChainContext {
-                name: own,
-                policy: "-",
-                groups: vec![GroupContext::of(rule, exceptions)],
-                ..ChainContext::default()
-            });
-        }
-        chain.groups.push(GroupContext::of(rule, lines));
-    }
+    let mut replies = Replies {
+        plan,
+        family,
+        hook,
+        name: &name,
+        entries: &entries,
+        chains: Vec::new(),
+        accepts: false,
+    };
+    let groups = rules.into_iter();
+    let groups: Vec<_> = groups
+        .filter_map(|(index, rule)| replies.group(index, rule))
+        .collect();
+    let Replies {
+        mut chains,
+        accepts,
+        ..
+    } = replies;
     if !accepts {
         return None;
     }
+    let chain = ChainContext {
+        name: name.clone(),
+        policy: "-",
+        groups,
+        ..ChainContext::default()
+    };
     let untracked = || Some([State::Untracked].into());
     let lines = entries.iter().flat_map(|(index, entry)| {
         let mut lines = reply_lines(plan, &entry.packets, untracked(), hook, family, &name);
@@ -291,20 +267,107 @@ pub fn replies(
     (!group.lines.is_empty()).then_some((group, chains))
 }
 
+/// The chains for replies in a hook.
+struct Replies<'a> {
+    plan: &'a Plan,
+    family: Family,
+    hook: Hook,
+    /// The name of the first chain.
+    name: &'a str,
+    /// The entries of `notrack` whose replies come to the hook, by index.
+    entries: &'a [(usize, &'a PlannedRaw)],
+    /// The chains that the first one jumps to.
+    chains: Vec<ChainContext>,
+    /// A line accepts packets.
+    accepts: bool,
+}
+
+impl Replies<'_> {
+    /// Returns the lines for the replies to a rule's packets; `None` if it has none.
+    fn group(&mut self, index: usize, rule: &PlannedRule) -> Option<GroupContext> {
+        let mut entries = self.entries.iter();
+        if !is_on(rule, self.family) || !entries.any(|(_, entry)| may_share(&entry.packets, rule)) {
+            return None;
+        }
+        let origin = LineOrigin::Reply(index).mark();
+        let plain = |target: &str| LineContext {
+            comment: rule.comment.clone(),
+            origin: origin.clone(),
+            ..LineContext::to(target)
+        };
+        let target = reply_target(rule);
+        let groups = match rule.action {
+            RuleAction::Block(_) if may_be_untracked(rule) => self.of_block(index),
+            _ => Vec::new(),
+        };
+        let mut lines = match (target, rule.within) {
+            (None, _) if groups.is_empty() => return None,
+            // The block's lines have chosen the devices and networks.
+            (_, Some(_)) => in_block(self.plan, rule, self.family),
+            (_, None) => reply_lines(self.plan, rule, None, self.hook, self.family, ""),
+        };
+        if lines.is_empty() {
+            return None;
+        }
+        self.accepts |= target == Some("ACCEPT");
+        let mut exceptions = rules::exceptions(self.plan, &reversed(rule).0, self.family, &origin);
+        let goes_to = match target {
+            Some(target) if groups.is_empty() && exceptions.is_empty() => target.to_owned(),
+            _ => {
+                let own = format!("{}-{}", self.name, self.chains.len() + 1);
+                for line in &mut exceptions {
+                    line.target = "RETURN".to_owned();
+                }
+                let end = target.map(plain);
+                let first = (!exceptions.is_empty()).then(|| GroupContext::of(rule, exceptions));
+                let last = end.map(|line| GroupContext::of(rule, vec![line]));
+                self.chains.push(ChainContext {
+                    name: own.clone(),
+                    policy: "-",
+                    groups: first.into_iter().chain(groups).chain(last).collect(),
+                    ..ChainContext::default()
+                });
+                own
+            }
+        };
+        for line in &mut lines {
+            line.origin.clone_from(&origin);
+            line.target.clone_from(&goes_to);
+        }
+        Some(GroupContext::of(rule, lines))
+    }
+
+    /// Returns the lines for the replies to the packets of a block's rules.
+    fn of_block(&mut self, block: usize) -> Vec<GroupContext> {
+        let plan = self.plan;
+        let rules = plan.rules_of(block);
+        rules
+            .filter_map(|(index, rule)| self.group(index, rule))
+            .collect()
+    }
+}
+
+/// Returns `true` if the keys of a rule let it match an untracked packet: `original` never does.
+fn may_be_untracked(rule: &PlannedRule) -> bool {
+    let states = rule.state.as_ref();
+    rule.original.is_none() && states.is_none_or(|states| states.contains(&State::Untracked))
+}
+
 /// Returns the target of a rule's lines for replies. Some conditions on the request (its mark, its user ...) cannot be tested on
 /// the reply. An accepting rule then accepts the reply anyway. A denying
 /// rule leaves the chain for replies only if all of it can be tested, and has no line otherwise.
 fn reply_target(rule: &PlannedRule) -> Option<&'static str> {
-    let untracked = rule
-        .state
-        .as_ref()
-        .is_none_or(|states| states.contains(&State::Untracked));
+    if !may_be_untracked(rule) {
+        return None;
+    }
     match rule.action {
-        // `original` never matches an untracked packet.
-        _ if !untracked || rule.original.is_some() => None,
-        RuleAction::Accept => Some("ACCEPT"),
-        RuleAction::Drop | RuleAction::Reject(_) if !reversed(rule).1 => Some("RETURN"),
-        RuleAction::Drop | RuleAction::Reject(_) | RuleAction::Log | RuleAction::Continue => None,
+        RuleAction::Accept | RuleAction::Block(Finally::Accept) => Some("ACCEPT"),
+        // A rule of a block would have to leave the chain for replies from the chain of the block.
+        RuleAction::Drop | RuleAction::Reject(_) if rule.within.is_none() && !reversed(rule).1 => {
+            Some("RETURN")
+        }
+        RuleAction::Drop | RuleAction::Reject(_) => None,
+        RuleAction::Log | RuleAction::Continue | RuleAction::Block(_) => None,
     }
 }
 
@@ -324,18 +387,31 @@ pub fn reply_lines(
         .iter()
         .flat_map(|path| rules::packets(plan, &reversed, path, family, ""));
     lines
-        .map(|mut line| {
-            line.target = target.to_owned();
-            for set in &mut line.sets {
-                if let Some(foreign) = &rule.ipset
-                    && set.name == foreign.name
-                {
-                    set.side = foreign.ends.reversed().to_string();
-                }
-            }
-            line
+        .map(|line| LineContext {
+            target: target.to_owned(),
+            ..with_reversed_set(line, rule)
         })
         .collect()
+}
+
+/// Returns the lines that match the replies to the packets of a rule of a block, in the chain of the block.
+fn in_block(plan: &Plan, rule: &PlannedRule, family: Family) -> Vec<LineContext> {
+    let (mut reversed, _) = reversed(rule);
+    reversed.state = None;
+    let lines = rules::packets(plan, &reversed, &HookPath::default(), family, "").into_iter();
+    lines.map(|line| with_reversed_set(line, rule)).collect()
+}
+
+/// Compares the other ends of a packet with the rule's `ipset`.
+fn with_reversed_set(mut line: LineContext, rule: &PlannedRule) -> LineContext {
+    for set in &mut line.sets {
+        if let Some(foreign) = &rule.ipset
+            && set.name == foreign.name
+        {
+            set.side = foreign.ends.reversed().to_string();
+        }
+    }
+    line
 }
 
 /// Reverses all keys of a rule and removes those that a reply does not show. Also returns `true` if there was such a key.
@@ -354,6 +430,8 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     service, mark, mac, tcp_flags, original, matches, user, group, limit, connections, not_service, not_from, not_to,
         // Reversed above.
         from: _, to: _, source: _, destination: _,
+        // The lines of a block are reversed apart.
+        within: _,
         // The same in both directions. `reply_lines` handles the first two, which no entry of `notrack` has.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // What the rule does, and what it is called.

@@ -18,7 +18,7 @@ use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Date, Family, Hook, InterfacePattern, Protocol, State};
 use crate::policy::{HostPrefix, LimitPer, LimitRate, Over, Per, RejectWith, RuleStage};
 use crate::resolve::{
-    Connections, Endpoint, Limit, LogClass, OneOf, Plan, PlannedRule, RuleAction, Schedule,
+    Connections, Endpoint, Finally, Limit, LogClass, OneOf, Plan, PlannedRule, RuleAction, Schedule,
 };
 
 /// The policy's rules in one base chain, in order.
@@ -57,32 +57,26 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
     let mut rules: Vec<_> = plan.rules.iter().enumerate().collect();
     rules.sort_by_key(|(_, rule)| rule.order);
     for (index, rule) in rules {
-        let in_scope = rule.scope.is_none_or(|scope| scope.has(family));
-        if !rule.enabled || !in_scope {
+        if rule.within.is_some() || !is_on(rule, family) {
             continue;
         }
         for hook in Hook::ALL {
-            let lines: Vec<_> = hooks::paths(plan, rule, hook, family)
-                .iter()
-                .flat_map(|path| packets(plan, rule, path, family, &LineOrigin::Rule(index).mark()))
-                .collect();
-            if lines.is_empty() {
-                continue;
-            }
             let rule_in_hook = InHook {
                 plan,
+                index,
                 rule,
                 family,
                 hook,
             };
-            let origin = LineOrigin::Rule(index).mark();
-            let exceptions = exceptions(plan, rule, family, &origin);
+            let paths = hooks::paths(plan, rule, hook, family);
+            let base = &mut expanded.base[hook as usize];
+            let Some(group) = rule_in_hook.expand(&paths, &mut own, &mut base.accepts) else {
+                continue;
+            };
             let group = GroupContext {
                 written: Some((rule.order, index)),
-                ..rule_in_hook.group(lines, exceptions, &mut own)
+                ..group
             };
-            let base = &mut expanded.base[hook as usize];
-            base.accepts |= rule.action == RuleAction::Accept;
             match rule.stage {
                 RuleStage::Early => base.early.push(group),
                 RuleStage::Main => base.main.push(group),
@@ -96,6 +90,10 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
     }
     expanded.own = own.into_values().collect();
     expanded
+}
+
+fn is_on(rule: &PlannedRule, family: Family) -> bool {
+    rule.enabled && rule.scope.is_none_or(|scope| scope.has(family))
 }
 
 /// Returns the number of lines of [`packets`] without making them: there may be more than memory holds.
@@ -174,6 +172,8 @@ pub fn packets(
         schedule, expires, comment,
         // The caller skips disabled rules and finds the paths. What one line cannot negate is in `exceptions`.
         enabled: _, scope: _, from: _, to: _, not_service: _,
+        // The lines of a rule of a block are in the block's chain.
+        within: _,
         // The targets of the lines, and their place.
         action: _, limit: _, connections: _, log: _, stage: _, order: _, span: _, label: _, named: _, remark: _,
     } = rule;
@@ -406,15 +406,90 @@ pub fn may_overlap(lines: &[LineContext]) -> bool {
             || differ(|line| line.out_device.is_some()))
 }
 
-/// A rule in one base chain.
+/// A rule in one hook, and its index in the plan.
 struct InHook<'a> {
     plan: &'a Plan,
+    index: usize,
     rule: &'a PlannedRule,
     family: Family,
     hook: Hook,
 }
 
 impl InHook<'_> {
+    /// Returns the lines of the rule, which is not disabled, on some paths of the hook, and adds its own chains; `None` if it
+    /// has none. Sets `accepts` if one of the lines accepts packets.
+    fn expand(
+        &self,
+        paths: &[HookPath<'_>],
+        own: &mut BTreeMap<String, ChainContext>,
+        accepts: &mut bool,
+    ) -> Option<GroupContext> {
+        let origin = LineOrigin::Rule(self.index).mark();
+        let lines = paths
+            .iter()
+            .flat_map(|path| packets(self.plan, self.rule, path, self.family, &origin));
+        let lines: Vec<_> = lines.collect();
+        if lines.is_empty() {
+            return None;
+        }
+        *accepts |= self.rule.accepts();
+        let exceptions = exceptions(self.plan, self.rule, self.family, &origin);
+        Some(match self.rule.action {
+            RuleAction::Block(finally) => {
+                let rules = self.rules(finally, own, accepts);
+                let lines = self.in_own_chain(lines, exceptions, rules, own);
+                GroupContext::of(self.rule, lines)
+            }
+            _ => self.group(lines, exceptions, own),
+        })
+    }
+
+    /// Returns the lines of the rules of a block, and of its end.
+    fn rules(
+        &self,
+        finally: Finally,
+        own: &mut BTreeMap<String, ChainContext>,
+        accepts: &mut bool,
+    ) -> Vec<GroupContext> {
+        let rules = self.plan.rules_of(self.index);
+        let rules = rules.filter(|(_, rule)| is_on(rule, self.family));
+        let mut groups: Vec<GroupContext> = rules
+            .filter_map(|(index, rule)| {
+                // The block's own lines have chosen the devices and networks.
+                let everywhere = [HookPath::default()];
+                let rule = InHook {
+                    index,
+                    rule,
+                    ..*self
+                };
+                rule.expand(&everywhere, own, accepts)
+            })
+            .collect();
+        let everything = self.everything();
+        let end = match finally {
+            Finally::Next => Vec::new(),
+            Finally::Accept => to("ACCEPT", &everything),
+            Finally::Drop => to("DROP", &everything),
+            Finally::Reject(with) => reject(with[self.family], self.family, &everything),
+        };
+        if !end.is_empty() {
+            groups.push(GroupContext {
+                label: format!("{}: finally", self.rule.label),
+                ..GroupContext::of(self.rule, end)
+            });
+        }
+        groups
+    }
+
+    /// Returns a line without a target that matches everything.
+    fn everything(&self) -> LineContext {
+        LineContext {
+            comment: self.rule.comment.clone(),
+            origin: LineOrigin::Rule(self.index).mark(),
+            ..LineContext::default()
+        }
+    }
+
     fn group(
         &self,
         lines: Vec<LineContext>,
@@ -425,15 +500,15 @@ impl InHook<'_> {
         let counts = self.rule.limit.is_some() || self.rule.connections.is_some();
         let counting = self.counting();
         let lines = match lines.as_slice() {
-            _ if !exceptions.is_empty() => self.in_own_chain(lines, exceptions, own),
+            _ if !exceptions.is_empty() => self.in_own_chain(lines, exceptions, Vec::new(), own),
             [line] if let Some(asked) = self.on_one_line(line, &counting) => vec![asked],
-            _ if counting.is_some() => self.in_own_chain(lines, exceptions, own),
+            _ if counting.is_some() => self.in_own_chain(lines, exceptions, Vec::new(), own),
             // A packet counts once, whatever lines it fits.
             several if self.rule.action == RuleAction::Continue && may_overlap(several) => {
-                self.in_own_chain(lines, exceptions, own)
+                self.in_own_chain(lines, exceptions, Vec::new(), own)
             }
             [line] if !counts && let Some(class) = log => self.logged(line, class),
-            _ if log.is_some() || counts => self.in_own_chain(lines, exceptions, own),
+            _ if log.is_some() || counts => self.in_own_chain(lines, exceptions, Vec::new(), own),
             lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
         };
         GroupContext::of(self.rule, lines)
@@ -512,6 +587,14 @@ impl InHook<'_> {
         let over_limit = rule.limit.as_ref().map(|limit| limit.over);
         let mut lines = Vec::new();
         let mut verdicts = match rule.action {
+            // The rules of the block return to the chain that the block stands in.
+            RuleAction::Block(_) if limit.is_some() => {
+                let line = LineContext {
+                    goto: true,
+                    ..everything.clone()
+                };
+                to(&rules_within_limit(name), &line)
+            }
             // Packets within the limit must skip the lines for those beyond it.
             RuleAction::Continue if limit.is_some() => to("RETURN", everything),
             _ => self.verdicts(everything),
@@ -559,6 +642,7 @@ impl InHook<'_> {
         {
             return LineContext {
                 target: verdict.target.clone(),
+                goto: verdict.goto,
                 reject_with: verdict.reject_with,
                 ..line
             };
@@ -664,7 +748,8 @@ impl InHook<'_> {
             RuleAction::Accept => to("ACCEPT", line),
             RuleAction::Drop => to("DROP", line),
             RuleAction::Reject(with) => reject(with[self.family], self.family, line),
-            RuleAction::Log => Vec::new(),
+            // The rules of a block follow.
+            RuleAction::Log | RuleAction::Block(_) => Vec::new(),
             // A line without a target counts.
             RuleAction::Continue => to("", line),
         }
@@ -672,36 +757,46 @@ impl InHook<'_> {
 
     /// Moves the rule's limit and log to a chain that all its lines jump to: with a limit on each line, each would have a
     /// bucket and the rule let through its rate several times. Packets that match an exception return from the chain first.
+    /// `rules` are the lines of the rules of a block, which come last.
     fn in_own_chain(
         &self,
         mut lines: Vec<LineContext>,
         exceptions: Vec<LineContext>,
+        rules: Vec<GroupContext>,
         own: &mut BTreeMap<String, ChainContext>,
     ) -> Vec<LineContext> {
         let name = self.chain_name(&lines, own);
-        let mut everything = LineContext {
-            comment: self.rule.comment.clone(),
-            origin: lines
-                .first()
-                .map_or(String::new(), |line| line.origin.clone()),
-            ..LineContext::default()
-        };
+        let mut everything = self.everything();
         let may_return = self.may_continue() || !exceptions.is_empty();
         let mut rest = self.body(&name, &everything, own);
+        let mut rules = rules;
+        if self.rule.limit.is_some() && matches!(self.rule.action, RuleAction::Block(_)) {
+            self.add_groups(&rules_within_limit(&name), std::mem::take(&mut rules), own);
+        }
         if let Some(counting) = self.counting() {
             // One line asks for all lines of the rule: it counts each packet once.
             let asked = LineContext {
                 matches: Some(counting),
                 ..everything.clone()
             };
-            rest = vec![self.through(asked, rest, format!("{name}-MATCH"), own)];
+            rest = match rules.is_empty() {
+                true => vec![self.through(asked, rest, format!("{name}-MATCH"), own)],
+                false => {
+                    let chain = format!("{name}-MATCH");
+                    let first = (!rest.is_empty()).then(|| GroupContext::of(self.rule, rest));
+                    let groups = first.into_iter().chain(std::mem::take(&mut rules));
+                    self.add_groups(&chain, groups.collect(), own);
+                    to(&chain, &asked)
+                }
+            };
         }
         let mut body: Vec<_> = exceptions
             .iter()
             .flat_map(|line| to("RETURN", line))
             .collect();
         body.extend(rest);
-        self.add_chain(&name, body, own);
+        let first = (!body.is_empty()).then(|| GroupContext::of(self.rule, body));
+        self.add_groups(&name, first.into_iter().chain(rules).collect(), own);
         for line in &mut lines {
             line.target.clone_from(&name);
         }
@@ -723,8 +818,10 @@ impl InHook<'_> {
     fn may_continue(&self) -> bool {
         let limit = self.rule.limit.map(|limit| limit.over);
         let connections = self.rule.connections.map(|connections| connections.over);
-        matches!(self.rule.action, RuleAction::Log | RuleAction::Continue)
-            || [limit, connections].contains(&Some(Over::Continue))
+        matches!(
+            self.rule.action,
+            RuleAction::Log | RuleAction::Continue | RuleAction::Block(_)
+        ) || [limit, connections].contains(&Some(Over::Continue))
             || self.counting().is_some()
     }
 
@@ -734,10 +831,19 @@ impl InHook<'_> {
         lines: Vec<LineContext>,
         own: &mut BTreeMap<String, ChainContext>,
     ) {
+        self.add_groups(name, vec![GroupContext::of(self.rule, lines)], own);
+    }
+
+    fn add_groups(
+        &self,
+        name: &str,
+        groups: Vec<GroupContext>,
+        own: &mut BTreeMap<String, ChainContext>,
+    ) {
         let chain = ChainContext {
             name: name.to_owned(),
             policy: "-",
-            groups: vec![GroupContext::of(self.rule, lines)],
+            groups,
             ..ChainContext::default()
         };
         own.insert(name.to_owned(), chain);
@@ -766,6 +872,11 @@ impl InHook<'_> {
             twin += 1;
         }
     }
+}
+
+/// Returns the name of the chain of a block's rules, if they are asked about the packets within a limit only.
+fn rules_within_limit(chain: &str) -> String {
+    format!("{chain}-RULES")
 }
 
 fn to(target: &str, line: &LineContext) -> Vec<LineContext> {

@@ -90,6 +90,14 @@ fn lines_of(plan: &Plan, rule: &PlannedRule, family: Family) -> u64 {
     }
     let count = |path: &HookPath<'_>| rules::count(plan, rule, path, family);
     let paths = Hook::ALL.iter();
-    let paths = paths.flat_map(|hook| hooks::paths(plan, rule, *hook, family));
+    let paths = paths.flat_map(|hook| {
+        let mut paths = hooks::paths(plan, rule, *hook, family);
+        // The lines of the block around the rule ask for devices and networks.
+        if rule.within.is_some() {
+            paths.truncate(1);
+            paths.fill(HookPath::default());
+        }
+        paths
+    });
     paths.fold(0, |sum: u64, path| sum.saturating_add(count(&path)))
 }

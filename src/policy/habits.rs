@@ -27,6 +27,10 @@ pub fn line_for(
             _ => {}
         }
     }
+    let is_of_block = ["from", "to", "stage", "order", "expires"].contains(&key);
+    if is_of_block && knows("action") {
+        return Some(format!("`{key}` in the block: it holds for all its rules"));
+    }
     let action = action_meant(key)?;
     let service = services(value).map(|items| list("service", &items));
     let words = match (action, service) {

@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::plan::{
-    AddressCondition, Endpoint, Plan, PlannedNat, PlannedRule, PlannedTranslation, RuleAction,
-};
+use super::plan::{AddressCondition, Endpoint, Plan, PlannedNat, PlannedRule, PlannedTranslation};
 use crate::diag::Sink;
 use crate::lints::{any_is_forward, forward_untested, large_list, unused_name};
 use crate::net::{Family, Hook};
@@ -49,6 +47,10 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
 pub fn any_is_forward(policy: &Policy, sink: &mut Sink) {
     let is_any = |places: &[Located<String>]| places.iter().all(|place| place.value == "any");
     for rule in &policy.rules {
+        // A rule of a block has the `from` of the block.
+        if rule.within.is_some() {
+            continue;
+        }
         let from_any = rule.from.as_deref().is_none_or(is_any) && rule.not_from.is_none();
         let to = rule.to.as_deref().filter(|to| from_any && is_any(to));
         if let Some(first) = to.and_then(<[_]>::first) {
@@ -68,8 +70,7 @@ pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
             .is_none_or(|from| !from.iter().all(is_host));
         from_elsewhere && to.is_some_and(|to| !to.iter().all(is_host))
     };
-    let accepts =
-        |rule: &&PlannedRule| rule.enabled && rule.action == RuleAction::Accept && forwards(rule);
+    let accepts = |rule: &&PlannedRule| rule.enabled && rule.accepts() && forwards(rule);
     if plan.tests.is_empty() || plan.tests.iter().any(|test| forwards(&test.packets)) {
         return;
     }
@@ -219,7 +220,7 @@ impl<'p> Used<'p> {
             // These name nothing that the policy defines.
             span: _, name: _, comment: _, action: _, ipset: _, scope: _, state: _, stage: _, order: _, mark: _,
             mac: _, tcp_flags: _, limit: _, connections: _, schedule: _, expires: _, reject_with: _, enabled: _,
-            complete: _,
+            complete: _, block: _, within: _,
         } = rule;
         for places in [from, not_from, to, not_to].into_iter().flatten() {
             self.places.extend(texts(places));

@@ -24,11 +24,11 @@ mod well_formed;
 mod zones;
 
 pub use plan::{
-    AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, FamilyDefaults, ForeignSet,
-    Limit, LogClass, LogLimit, Members, Names, NatSide, OneOf, Ownership, Plan, PlannedCustom,
-    PlannedInterface, PlannedMangle, PlannedMatch, PlannedNat, PlannedOriginal, PlannedRaw,
-    PlannedRule, PlannedTest, PlannedTranslation, RuleAction, Schedule, ServicePart, ServicePorts,
-    Zone, ZoneMember,
+    AddressCondition, AddressGroupSet, Connections, Defaults, Endpoint, FamilyDefaults, Finally,
+    ForeignSet, Limit, LogClass, LogLimit, Members, Names, NatSide, OneOf, Ownership, Plan,
+    PlannedCustom, PlannedInterface, PlannedMangle, PlannedMatch, PlannedNat, PlannedOriginal,
+    PlannedRaw, PlannedRule, PlannedTest, PlannedTranslation, RuleAction, Schedule, ServicePart,
+    ServicePorts, Zone, ZoneMember,
 };
 
 pub use expiry::check_expiry;
@@ -66,7 +66,11 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     let (mut rules, mut sound) = (Vec::new(), Vec::new());
     for written in &policy.rules {
         let errors = sink.errors();
-        rules.push(resolver.rule(written, &defaults, sink));
+        let mut rule = resolver.rule(written, &defaults, sink);
+        if let Some(block) = rule.within.and_then(|block| rules.get(block)) {
+            in_block(&mut rule, block);
+        }
+        rules.push(rule);
         let complete = written.complete && sink.errors() == errors;
         sound.push(complete && definitions.has(policy, written));
     }
@@ -111,6 +115,15 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         lints::forward_untested(&plan, sink);
     }
     (!sink.has_errors()).then_some(plan)
+}
+
+/// Gives a rule what the block says for all its rules. The packets of the block are chosen apart.
+fn in_block(rule: &mut PlannedRule, block: &PlannedRule) {
+    rule.from.clone_from(&block.from);
+    rule.to.clone_from(&block.to);
+    rule.stage = block.stage;
+    rule.order = block.order;
+    rule.enabled &= block.enabled;
 }
 
 /// Returns the commands that run after a change was kept.
@@ -198,21 +211,27 @@ impl Resolver<'_> {
         }
         #[rustfmt::skip]
         let policy::PolicyRule {
-    span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage, order, mark, mac, tcp_flags, original, matches, limit, connections, schedule, expires, user, group, log, reject_with, enabled, not_from, not_to, not_service,
+    span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage, order, mark, mac, tcp_flags, original, matches, limit, connections, schedule, expires, user, group, log, reject_with, enabled, not_from, not_to, not_service, block, within,
             // Tells whether the rule can be checked, not what it means.
             complete: _,
         } = rule;
+        let answer = || {
+            let own = value(reject_with);
+            PerFamily::from_fn(|family| own.unwrap_or(defaults[family].reject_with))
+        };
+        let finally = block.as_ref().map(|block| value(&block.finally));
         let action = match value(action).unwrap_or(Action::Accept) {
+            _ if let Some(finally) = finally => RuleAction::Block(match finally {
+                None => Finally::Next,
+                Some(policy::Finally::Accept) => Finally::Accept,
+                Some(policy::Finally::Drop) => Finally::Drop,
+                Some(policy::Finally::Reject) => Finally::Reject(answer()),
+            }),
             Action::Accept => RuleAction::Accept,
             Action::Drop => RuleAction::Drop,
             Action::Log => RuleAction::Log,
             Action::Continue => RuleAction::Continue,
-            Action::Reject => {
-                let own = value(reject_with);
-                RuleAction::Reject(PerFamily::from_fn(|family| {
-                    own.unwrap_or(defaults[family].reject_with)
-                }))
-            }
+            Action::Reject => RuleAction::Reject(answer()),
         };
         let log = match log.as_ref().map(|log| (&log.value, log.span)) {
             Some((LogChoice::Class(class), span)) => self.known_log_class(class, span, sink),
@@ -294,6 +313,7 @@ impl Resolver<'_> {
             order: value(order).unwrap_or(Order::Normal),
             log,
             enabled: *enabled,
+            within: *within,
         }
     }
 
@@ -453,7 +473,10 @@ fn label(rule: &policy::PolicyRule) -> String {
         Action::Log => "log",
         Action::Continue => "continue",
     };
-    described("rule", action, rule)
+    match rule.block {
+        Some(_) => described("block", "", rule),
+        None => described("rule", action, rule),
+    }
 }
 
 /// Returns the name of a rule or entry, else a summary of its keys.
@@ -462,6 +485,9 @@ fn described(what: &str, action: &str, rule: &crate::policy::PolicyRule) -> Stri
         return format!("{what} \"{}\"", name.value);
     }
     let mut label = format!("{what}: {action}");
+    if action.is_empty() {
+        label.pop();
+    }
     for (not, service) in [("", &rule.service), ("not ", &rule.not_service)] {
         if let Some(service) = service {
             let items = service.iter().map(|item| match &item.value {

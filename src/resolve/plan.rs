@@ -248,6 +248,22 @@ impl Plan {
         known.iter().all(|set| left.intersection(set).is_empty())
     }
 
+    /// Returns the blocks around a rule, from the inside out.
+    pub fn blocks_around<'p>(
+        &'p self,
+        rule: &PlannedRule,
+    ) -> impl Iterator<Item = &'p PlannedRule> + use<'p> {
+        let block = |index: usize| self.rules.get(index);
+        let first = rule.within.and_then(block);
+        std::iter::successors(first, move |rule| rule.within.and_then(block))
+    }
+
+    /// Returns the rules of a block, without those of the blocks in it, with their index.
+    pub fn rules_of(&self, block: usize) -> impl Iterator<Item = (usize, &PlannedRule)> {
+        let rules = self.rules.iter().enumerate();
+        rules.filter(move |(_, rule)| rule.within == Some(block))
+    }
+
     /// Returns the members of an endpoint. `any` and `host` have one member without conditions.
     pub fn members(&self, place: Endpoint) -> Vec<ZoneMember> {
         match place {
@@ -274,6 +290,21 @@ pub enum RuleAction {
     Log,
     /// Count the packet and continue with the next rule.
     Continue,
+    /// Ask the rules of the block, which are those that name it in [`PlannedRule::within`].
+    Block(Finally),
+}
+
+/// What becomes of the packets of a block that none of its rules decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finally {
+    /// The next rule after the block decides.
+    Next,
+    /// Accept the packet.
+    Accept,
+    /// Drop the packet.
+    Drop,
+    /// Drop the packet and send the answer of its family.
+    Reject(PerFamily<RejectWith>),
 }
 
 /// A group of addresses that the kernel keeps in an ipset of each family.
@@ -484,8 +515,31 @@ pub struct PlannedRule {
     pub order: Order,
     /// The log class of its packets.
     pub log: Option<usize>,
-    /// `false` if the rule is disabled and has no lines.
+    /// `false` if the rule or a block around it is disabled: it has no lines.
     pub enabled: bool,
+    /// The block that the rule is in, by its index in [`Plan::rules`], which is lower than that of the rule. A packet of the rule
+    /// also fits all keys of the block, from which the rule has `from`, `to`, `stage` and `order`.
+    pub within: Option<usize>,
+}
+
+impl PlannedRule {
+    /// Returns `true` if a rule accepts packets, or a block those that none of its rules decides.
+    pub fn accepts(&self) -> bool {
+        matches!(
+            self.action,
+            RuleAction::Accept | RuleAction::Block(Finally::Accept)
+        )
+    }
+
+    /// Returns `true` if a rule denies packets, or a block those that none of its rules decides.
+    pub fn denies(&self) -> bool {
+        match self.action {
+            RuleAction::Drop | RuleAction::Reject(_) => true,
+            RuleAction::Block(Finally::Drop | Finally::Reject(_)) => true,
+            RuleAction::Accept | RuleAction::Log | RuleAction::Continue => false,
+            RuleAction::Block(Finally::Next | Finally::Accept) => false,
+        }
+    }
 }
 
 /// An entry of `[[nat]]`. The first entry that matches the first packet of a connection translates it.

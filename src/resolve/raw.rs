@@ -80,6 +80,19 @@ pub fn of_services(
         let items = written.service.as_deref().unwrap_or_default();
         let helpers = resolver.services.helpers(items);
         let left_out = written.not_from.iter().chain(&written.not_to);
+        if let (Some((helper, _)), Some(item), Some(_)) =
+            (helpers.first(), items.first(), rule.within)
+        {
+            let message = format!("a service with the helper `{}` in a block", helper.name());
+            sink.report(
+                Diagnostic::error(Code::Conflict, item.span, message)
+                    .with_note(
+                        "the helper is attached in the raw table, where the block's chain is not",
+                    )
+                    .help("write the rule outside of the block, with all its keys"),
+            );
+            continue;
+        }
         if let (Some((helper, _)), Some(place)) = (helpers.first(), left_out.flatten().next()) {
             let message = format!(
                 "`!` on a rule whose service has the helper `{}`",
@@ -120,7 +133,7 @@ fn before_tracking(mut rule: PlannedRule) -> PlannedRule {
     let PlannedRule {
         span: _, label: _, named: _, comment: _, remark: _, action: _, from: _, not_from: _, to: _, not_to: _,
         source: _, destination: _, service: _, not_service: _, ipset: _, scope: _, mac: _, user: _, group: _, schedule: _, expires: _,
-        stage: _, order: _, enabled: _,
+        stage: _, order: _, enabled: _, within: _,
         // The raw table is before connection tracking and before mangle, where marks are set.
         state, mark,
         // The helper reads every packet of the connection, not only those with these flags or within a limit.

@@ -231,6 +231,8 @@ fn comparable(matched: &[String]) -> BTreeSet<String> {
     // The walk finds the raw table's rules in INPUT.
     lines
         .map(|line| line.replace("-A PREROUTING", "-A INPUT"))
+        // A line that only counts everything ends with its chain.
+        .map(|line| line.trim_end().to_owned())
         .collect()
 }
 

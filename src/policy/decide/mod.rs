@@ -20,6 +20,8 @@ pub use mangle::{Mangled, Moment, mangle};
 pub use nat::{BackendTurn, NatChain, NewAddress, NewEnd};
 pub use raw::{RawTreatment, raw};
 
+use rule::Shows;
+
 use super::{
     Action, CustomPosition, CustomTable, DefaultAction, LogChoice, Mode, Order, Over, Policy,
     PolicyFamilyDefaults, PolicyRule, PolicySchedule, RejectWith, RuleStage,
@@ -513,36 +515,70 @@ impl Evaluation<'_> {
                     return Some(decided);
                 }
             }
-            if !self.is_in(rule) {
-                continue;
+            if self.is_in(rule)
+                && let Some(decided) = self.rule(index, rule, logs)
+            {
+                return Some(decided);
             }
-            let action = rule.action.as_ref().map_or(Action::Accept, |a| a.value);
-            let beyond = self.beyond(index, rule, action);
-            if beyond == Some(Over::Continue) {
-                continue;
-            }
-            let class = match rule.log.as_ref().map(|log| &log.value) {
-                Some(LogChoice::Class(class)) => Some(class.clone()),
-                Some(LogChoice::Default) => Some("default".to_owned()),
-                None if action == Action::Log => Some("default".to_owned()),
-                Some(LogChoice::Off) | None => None,
-            };
-            logs.extend(class.map(|class| Logged {
-                class,
-                rule: Some(index),
-            }));
-            let own = rule.reject_with.as_ref().map(|with| with.value);
-            let verdict = match (beyond, action) {
-                (Some(Over::Drop), _) => PolicyVerdict::Drop,
-                (Some(Over::Reject), _) => PolicyVerdict::Reject(self.answer(None)),
-                (_, Action::Log | Action::Continue) => continue,
-                (_, Action::Accept) => PolicyVerdict::Accept,
-                (_, Action::Drop) => PolicyVerdict::Drop,
-                (_, Action::Reject) => PolicyVerdict::Reject(self.answer(own)),
-            };
-            return Some((verdict, DecidedBy::Rule(index)));
         }
         customs.find_map(|count| self.custom(CustomPosition::Behind(count)))
+    }
+
+    /// Returns the decision of a rule about a packet that fits it, or of the block that it is; `None` if the next rule
+    /// decides.
+    fn rule(
+        &self,
+        index: usize,
+        rule: &PolicyRule,
+        logs: &mut Vec<Logged>,
+    ) -> Option<(PolicyVerdict, DecidedBy)> {
+        let action = match &rule.block {
+            Some(block) => rule::finally(block),
+            None => Some(rule.action.as_ref().map_or(Action::Accept, |own| own.value)),
+        };
+        let beyond = match &rule.block {
+            Some(_) => self.beyond(index, rule, Action::Continue),
+            None => self.beyond(index, rule, action?),
+        };
+        if beyond == Some(Over::Continue) {
+            return None;
+        }
+        let class = match rule.log.as_ref().map(|log| &log.value) {
+            Some(LogChoice::Class(class)) => Some(class.clone()),
+            Some(LogChoice::Default) => Some("default".to_owned()),
+            None if action == Some(Action::Log) => Some("default".to_owned()),
+            Some(LogChoice::Off) | None => None,
+        };
+        logs.extend(class.map(|class| Logged {
+            class,
+            rule: Some(index),
+        }));
+        let by = DecidedBy::Rule(index);
+        match beyond {
+            Some(Over::Drop) => return Some((PolicyVerdict::Drop, by)),
+            Some(Over::Reject) => {
+                return Some((PolicyVerdict::Reject(self.answer(None)), by));
+            }
+            Some(Over::Continue) | None => {}
+        }
+        if rule.block.is_some() {
+            let rules = self.policy.rules.iter().enumerate();
+            for (inner, rule) in rules.filter(|(_, rule)| rule.within == Some(index)) {
+                if self.fits(rule, Shows::Everything)
+                    && let Some(decided) = self.rule(inner, rule, logs)
+                {
+                    return Some(decided);
+                }
+            }
+        }
+        let own = rule.reject_with.as_ref().map(|with| with.value);
+        let verdict = match action? {
+            Action::Log | Action::Continue => return None,
+            Action::Accept => PolicyVerdict::Accept,
+            Action::Drop => PolicyVerdict::Drop,
+            Action::Reject => PolicyVerdict::Reject(self.answer(own)),
+        };
+        Some((verdict, by))
     }
 
     /// Returns the action beyond the rule's limits, if one is exceeded. Connections are counted first.

@@ -4,7 +4,9 @@ use super::places::{EndpointPair, MemberCondition, members, pairs};
 use super::rule::{self, Shows};
 use super::{Circumstance, Evaluation, addresses, services};
 use crate::net::{Family, Hook, Packet, State};
-use crate::policy::{Action, Helper, Policy, PolicyRaw, PolicyRule, RuleStage, Treatment};
+use crate::policy::{
+    Action, Helper, Policy, PolicyBlock, PolicyRaw, PolicyRule, RuleStage, Treatment,
+};
 use crate::source::Located;
 
 /// An entry that matches a packet in the raw table.
@@ -198,12 +200,14 @@ impl Evaluation<'_> {
     /// request or not: it counts if it accepts, and not if it denies.
     fn request_is_accepted(&self) -> bool {
         let in_stages = [RuleStage::Early, RuleStage::Main].into_iter();
-        for (_, rule) in in_stages.flat_map(|stage| rule::in_order(self.policy, stage)) {
-            let mut states = rule.state.iter().flatten();
-            // `original` never matches an untracked packet.
-            let untracked = rule.original.is_none()
-                && (rule.state.is_none() || states.any(|state| state.value == State::Untracked));
-            if !untracked || !self.answers(rule) {
+        for (index, rule) in in_stages.flat_map(|stage| rule::in_order(self.policy, stage)) {
+            if !may_be_untracked(rule) || !self.answers(rule) {
+                continue;
+            }
+            if let Some(block) = &rule.block {
+                if self.request_is_accepted_in(index, block) {
+                    return true;
+                }
                 continue;
             }
             match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
@@ -215,6 +219,24 @@ impl Evaluation<'_> {
             }
         }
         false
+    }
+
+    /// Returns `true` if a rule of a block accepts the request, or the block's end. Rules of a block that deny do not count.
+    fn request_is_accepted_in(&self, index: usize, block: &PolicyBlock) -> bool {
+        let rules = self.policy.rules.iter().enumerate();
+        let mut rules = rules.filter(|(_, rule)| rule.within == Some(index));
+        rule::finally(block) == Some(Action::Accept)
+            || rules.any(|(inner, rule)| {
+                may_be_untracked(rule)
+                    && self.request_fits(rule)
+                    && match &rule.block {
+                        Some(block) => self.request_is_accepted_in(inner, block),
+                        None => rule
+                            .action
+                            .as_ref()
+                            .is_none_or(|own| own.value == Action::Accept),
+                    }
+            })
     }
 
     /// Returns `true` if the packet matches a pair as the raw table sees it: an arriving packet has no outgoing device
@@ -297,4 +319,11 @@ fn asked_by(family: Family, answer: u8) -> Option<u8> {
         (Family::V6, 129) => Some(128),
         _ => None,
     }
+}
+
+/// Returns `true` if the keys of a rule let it match an untracked packet: `original` never does.
+fn may_be_untracked(rule: &PolicyRule) -> bool {
+    let mut states = rule.state.iter().flatten();
+    rule.original.is_none()
+        && (rule.state.is_none() || states.any(|state| state.value == State::Untracked))
 }

@@ -5,20 +5,22 @@ use std::net::IpAddr;
 use super::{Circumstance, Evaluation, addresses, is_closed, nat, places, services};
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
-    Account, Action, AddressExpression, CustomTable, Definitions, Order, Over, Policy, PolicyLimit,
-    PolicyRule, RuleStage, Scope, Selection,
+    Account, Action, AddressExpression, CustomTable, Definitions, Finally, Order, Over, Policy,
+    PolicyBlock, PolicyLimit, PolicyRule, RuleStage, Scope, Selection,
 };
 use crate::source::Located;
 
-/// Returns the rules of a stage in the order in which packets meet them, with their index in [`Policy::rules`].
+/// Returns the rules of a stage in the order in which packets meet them, without those of blocks, with their index in [`Policy::rules`].
 pub(super) fn in_order(policy: &Policy, stage: RuleStage) -> Vec<(usize, &PolicyRule)> {
     let all = || policy.rules.iter().enumerate();
     let of_order = |order: Order| {
         all().filter(move |(_, rule)| {
-            rule.stage
-                .as_ref()
-                .map_or(RuleStage::Main, |stage| stage.value)
-                == stage
+            rule.within.is_none()
+                && rule
+                    .stage
+                    .as_ref()
+                    .map_or(RuleStage::Main, |stage| stage.value)
+                    == stage
                 && rule
                     .order
                     .as_ref()
@@ -57,6 +59,8 @@ impl Evaluation<'_> {
         #[rustfmt::skip]
         let PolicyRule {
             span: _, name: _, comment: _, complete: _, from: _, not_from: _, to: _, not_to: _,
+            // A rule of a block is asked only about packets that fit the block.
+            within: _, block: _,
             // What the rule does with its packets, and in which order.
             action: _, stage: _, order: _, limit: _, connections: _, log: _, reject_with: _,
     enabled, scope, source, destination, ipset, service, state, mark, mac, tcp_flags, original, matches, schedule, expires, user, group, not_service,
@@ -137,7 +141,7 @@ pub(super) fn is_hidden_from_replies(rule: &PolicyRule) -> bool {
     let PolicyRule {
         span: _, name: _, comment: _, complete: _, action: _, from: _, to: _, source: _, destination: _,
         service: _, ipset: _, scope: _, state: _, stage: _, order: _, connections: _, schedule: _, expires: _,
-        log: _, reject_with: _, enabled: _,
+        log: _, reject_with: _, enabled: _, within: _, block: _,
         // It never matches an untracked packet, which the caller knows.
         original: _,
         mark, mac, tcp_flags, matches, user, group, limit, not_from, not_to, not_service,
@@ -183,11 +187,18 @@ fn id_of(account: &Account, names: &Definitions<u32>) -> Option<u32> {
 /// action, only rules of that action count.
 pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> bool {
     let exists = |rule: &PolicyRule, family| {
-        in_scope(rule.scope.as_ref(), family)
+        let in_block = || {
+            let mut sides = [&rule.source, &rule.destination].into_iter();
+            sides.all(|side| addresses::exist(policy, side.as_ref(), None, family))
+        };
+        rule.enabled
+            && in_scope(rule.scope.as_ref(), family)
             && !is_closed(policy, family)
-            && places::pairs(rule)
-                .iter()
-                .any(|pair| pair.hook() == Some(hook) && pair.exists(policy, rule, family))
+            && (rule.within.is_some() && in_block()
+                || rule.within.is_none()
+                    && places::pairs(rule)
+                        .iter()
+                        .any(|pair| pair.hook() == Some(hook) && pair.exists(policy, rule, family)))
             && rule
                 .service
                 .as_ref()
@@ -216,10 +227,41 @@ pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> boo
         .rules
         .iter()
         .filter(|rule| {
-            let own = rule.action.as_ref().map_or(Action::Accept, |own| own.value);
-            action.is_none_or(|action| action == own)
+            let own = match &rule.block {
+                Some(block) => finally(block),
+                None => Some(rule.action.as_ref().map_or(Action::Accept, |own| own.value)),
+            };
+            action.is_none_or(|action| Some(action) == own)
         })
-        .any(|rule| rule.enabled && Family::ALL.into_iter().any(|family| exists(rule, family)))
+        .any(|rule| {
+            let mut families = Family::ALL.into_iter();
+            families.any(|family| {
+                exists(rule, family)
+                    && blocks_around(policy, rule).all(|block| exists(block, family))
+            })
+        })
+}
+
+/// Returns what becomes of the packets of a block that none of its rules decides; `None` if the next rule decides.
+pub(super) fn finally(block: &PolicyBlock) -> Option<Action> {
+    Some(match block.finally.as_ref()?.value {
+        Finally::Accept => Action::Accept,
+        Finally::Drop => Action::Drop,
+        Finally::Reject => Action::Reject,
+    })
+}
+
+/// Returns the blocks around a rule.
+pub(super) fn blocks_around<'p>(
+    policy: &'p Policy,
+    rule: &PolicyRule,
+) -> impl Iterator<Item = &'p PolicyRule> + use<'p> {
+    let mut next = rule.within;
+    std::iter::from_fn(move || {
+        let block = policy.rules.get(next?)?;
+        next = block.within;
+        Some(block)
+    })
 }
 
 fn in_scope(scope: Option<&Located<Scope>>, family: Family) -> bool {

@@ -50,7 +50,7 @@ pub use original::PolicyOriginal;
 pub use ownership::{Mode, PolicyOwnership, Preserve, is_matched};
 pub use question::question;
 pub use raw::{PolicyRaw, Treatment};
-pub use rules::{Action, LogChoice, Order, PolicyRule, RuleStage};
+pub use rules::{Action, Finally, LogChoice, Order, PolicyBlock, PolicyRule, RuleStage};
 pub use selection::Selection;
 pub use services::{Service, ServiceItem, ServiceParts};
 pub use tests::{Assume, Expect, PolicyTest};

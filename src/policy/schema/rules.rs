@@ -134,8 +134,31 @@ pub struct PolicyRule {
     pub reject_with: Option<Located<RejectWith>>,
     /// `enabled`
     pub enabled: bool,
+    /// `rules` and `finally`: the rule is a block, whose keys choose the packets that its own rules are asked about.
+    pub block: Option<PolicyBlock>,
+    /// The block that the rule is in, by its index in [`Policy::rules`](crate::policy::Policy::rules).
+    pub within: Option<usize>,
     /// `true` if every key could be read.
     pub complete: bool,
+}
+
+/// The keys of a block. Its rules follow it in [`Policy::rules`](crate::policy::Policy::rules), and name it in
+/// [`PolicyRule::within`].
+#[derive(Clone, Debug)]
+pub struct PolicyBlock {
+    /// `finally`
+    pub finally: Option<Located<Finally>>,
+}
+
+/// `finally` of a block: what becomes of the packets that none of its rules decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finally {
+    /// Accept them.
+    Accept,
+    /// Drop them without an answer.
+    Drop,
+    /// Reject them with an answer.
+    Reject,
 }
 
 /// The longest name: the kernel keeps 255 bytes of a comment (`xt_comment.h`), and `fwc:` takes four of them.
@@ -263,63 +286,95 @@ pub(super) const COMMENT: Key = Key::new(
 )
 .example("'asked for in NET-112'");
 
-pub(super) const KEYS: TableKeys = TableKeys {
-    of: "a rule",
-    known: &[
-        RULE_NAME,
-        Key::new(
-            "action",
-            Shape::Word(&ACTIONS),
-            "What becomes of the packets; `log` writes a log entry and passes them to the next rule, `continue` only counts them.",
-        )
-        .default("'accept'"),
-        FROM,
-        TO,
-        SOURCE,
-        DESTINATION,
-        ITEMS,
-        IPSET,
-        SCOPE,
-        STATE,
-        Key::new(
-            "stage",
-            Shape::Word(&STAGES),
-            "`early`: before what belongs to running connections is accepted, so that it cuts them too.",
-        )
-        .default("'main'"),
-        Key::new(
-            "order",
-            Shape::Word(&ORDERS),
-            "`first`, `last`: before or behind all other rules, whatever file they come from.",
-        )
-        .default("'normal'"),
-        MARK,
-        MAC,
-        TCP_FLAGS,
-        ORIGINAL,
-        MATCH,
-        LIMIT,
-        CONNECTIONS,
-        SCHEDULE,
-        EXPIRES,
-        USER,
-        GROUP,
-        Key::new(
-            "log",
-            Shape::OneOf(&[Shape::Boolean, NAME]),
-            "`true`: log the packets in the class `default`; a name: in that class.",
-        )
-        .default("false"),
-        Key::new(
-            "reject-with",
-            Shape::OneOf(&[Shape::Word(&REJECT_WITH), Shape::Literally(TCP_RESET)]),
-            "The answer of a reject. Left out it is that of `[defaults]`.",
-        )
-        .example("'tcp-reset'"),
-        ENABLED,
-        COMMENT,
-    ],
-};
+/// The keys of a rule, in the order of the documentation: those that every rule has, and between them `$place`, which a rule of a
+/// block does not have, and `$block`, which make a rule a block.
+macro_rules! keys {
+    ($of:literal, [$($place:expr),*], [$($block:expr),*]) => {
+        TableKeys {
+            of: $of,
+            known: &[
+                RULE_NAME, ACTION, $($place,)* SOURCE, DESTINATION, ITEMS, IPSET, SCOPE, STATE, MARK, MAC, TCP_FLAGS, ORIGINAL,
+                MATCH, LIMIT, CONNECTIONS, SCHEDULE, USER, GROUP, LOG, RULE_REJECT_WITH, $($block,)* ENABLED, COMMENT,
+            ],
+        }
+    };
+}
+
+pub(super) const KEYS: TableKeys = keys!(
+    "a rule",
+    [FROM, TO, STAGE, ORDER, EXPIRES],
+    [block_rules(&IN_BLOCK), FINALLY]
+);
+
+// Blocks nest three deep.
+const IN_BLOCK: TableKeys = keys!(
+    "a rule of a block",
+    [],
+    [block_rules(&IN_SECOND_BLOCK), FINALLY]
+);
+const IN_SECOND_BLOCK: TableKeys = keys!(
+    "a rule of a block",
+    [],
+    [block_rules(&IN_THIRD_BLOCK), FINALLY]
+);
+const IN_THIRD_BLOCK: TableKeys = keys!("a rule of a block in two others", [], []);
+
+const ACTION: Key = Key::new(
+    "action",
+    Shape::Word(&ACTIONS),
+    "What becomes of the packets; `log` writes a log entry and passes them to the next rule, `continue` only counts them.",
+)
+.default("'accept'");
+
+const STAGE: Key = Key::new(
+    "stage",
+    Shape::Word(&STAGES),
+    "`early`: before what belongs to running connections is accepted, so that it cuts them too.",
+)
+.default("'main'");
+
+const ORDER: Key = Key::new(
+    "order",
+    Shape::Word(&ORDERS),
+    "`first`, `last`: before or behind all other rules, whatever file they come from.",
+)
+.default("'normal'");
+
+const LOG: Key = Key::new(
+    "log",
+    Shape::OneOf(&[Shape::Boolean, NAME]),
+    "`true`: log the packets in the class `default`; a name: in that class.",
+)
+.default("false");
+
+const RULE_REJECT_WITH: Key = Key::new(
+    "reject-with",
+    Shape::OneOf(&[Shape::Word(&REJECT_WITH), Shape::Literally(TCP_RESET)]),
+    "The answer of a reject. Left out it is that of `[defaults]`.",
+)
+.example("'tcp-reset'");
+
+const fn block_rules(of: &'static TableKeys) -> Key {
+    Key::new(
+        "rules",
+        Shape::Tables(of),
+        "Makes the rule a block: its keys choose packets, and only these are asked about the rules of this list, in their order.",
+    )
+    .example("[{ service = 'smtp' }, { service = 'imaps', source = 'office' }]")
+}
+
+const FINALLY: Key = Key::new(
+    "finally",
+    Shape::Word(&FINALS),
+    "What becomes of the packets of a block that none of its rules decides. Left out, the next rule after the block decides.",
+)
+.example("'drop'");
+
+const FINALS: &[(&str, Finally)] = &[
+    ("accept", Finally::Accept),
+    ("drop", Finally::Drop),
+    ("reject", Finally::Reject),
+];
 
 const TCP_RESET: &str = "tcp-reset";
 
@@ -349,7 +404,13 @@ const STATES: &[(&str, State)] = &[
 
 pub(super) fn read(root: CheckedTable<'_>, rules: &mut Vec<PolicyRule>, sink: &mut Sink) {
     read_entries(root, "rules", sink, |table, sink| {
-        rules.push(read_rule(table, sink));
+        read_rule(
+            table,
+            &[KEYS, IN_BLOCK, IN_SECOND_BLOCK, IN_THIRD_BLOCK],
+            None,
+            rules,
+            sink,
+        );
     });
 }
 
@@ -375,13 +436,42 @@ pub(super) fn read_entries(
     }
 }
 
-fn read_rule(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRule {
+/// Reads a rule, and behind it the rules of a block. `keys` are those of the rule, of the rules in it, and so on.
+fn read_rule(
+    table: CheckedTable<'_>,
+    keys: &[TableKeys],
+    within: Option<usize>,
+    rules: &mut Vec<PolicyRule>,
+    sink: &mut Sink,
+) {
+    let [keys, inner @ ..] = keys else {
+        return;
+    };
     let errors = sink.errors();
-    table.check(KEYS, sink);
+    table.check(*keys, sink);
     let mut rule = finish_packets(table, errors, sink);
-    check_keys_together(&rule, sink);
+    rule.within = within;
+    let entries = table.get("rules").filter(|_| !inner.is_empty());
+    rule.block = entries.map(|_| PolicyBlock {
+        finally: table.word("finally", FINALS, sink),
+    });
+    check_keys_together(&rule, table, sink);
     rule.complete = sink.errors() == errors;
-    rule
+    let index = rules.len();
+    rules.push(rule);
+    let Some(entries) = entries else {
+        return;
+    };
+    if entries.as_array().is_some_and(|list| list.is_empty()) {
+        sink.report(
+            Diagnostic::error(Code::BadValue, entries.span, "the block has no rules").help(
+                "name its rules, such as `rules = [{ service = \"smtp\" }]`, or leave `rules` out",
+            ),
+        );
+    }
+    read_entries(table, "rules", sink, |table, sink| {
+        read_rule(table, inner, Some(index), rules, sink);
+    });
 }
 
 /// Reads the keys for packets, and `name`. The result is complete if there are no more errors than `errors` afterwards.
@@ -457,6 +547,8 @@ pub(super) fn read_packets(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRu
         log: read_log(table, sink),
         reject_with: table.word("reject-with", &reject_with, sink),
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
+        block: None,
+        within: None,
         complete: true,
     }
 }
@@ -569,18 +661,45 @@ fn read_log(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Located<LogChoic
     Some(Located::new(choice, value.span))
 }
 
-fn check_keys_together(rule: &PolicyRule, sink: &mut Sink) {
+fn check_keys_together(rule: &PolicyRule, table: CheckedTable<'_>, sink: &mut Sink) {
     let action = rule.action.as_ref().map_or(Action::Accept, |a| a.value);
-    if let Some(reject_with) = &rule.reject_with
-        && action != Action::Reject
-    {
+    let finally = rule.block.as_ref().and_then(|block| block.finally.as_ref());
+    if let (Some(_), Some(action)) = (&rule.block, &rule.action) {
         sink.report(
             Diagnostic::error(
                 Code::Conflict,
-                reject_with.span,
-                "`reject-with` on a rule that does not reject",
+                action.span,
+                "a block has no `action`: its rules have",
             )
-            .help("say `action = \"reject\"`, or leave `reject-with` out"),
+            .help("for the packets that none of its rules decides, write `finally`"),
+        );
+    }
+    if rule.block.is_none() && table.get("finally").is_some() {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                table.key_span("finally"),
+                "`finally` on a rule that is no block",
+            )
+            .help("write `action` for what the rule does with its packets, or add `rules`"),
+        );
+    }
+    let rejects = match &rule.block {
+        Some(_) => finally.is_some_and(|finally| finally.value == Finally::Reject),
+        None => action == Action::Reject,
+    };
+    if let Some(reject_with) = &rule.reject_with
+        && !rejects
+    {
+        let (what, key) = match &rule.block {
+            Some(_) => ("a block", "finally"),
+            None => ("a rule", "action"),
+        };
+        let message = format!("`reject-with` on {what} that does not reject");
+        sink.report(
+            Diagnostic::error(Code::Conflict, reject_with.span, message).help(format!(
+                "say `{key} = \"reject\"`, or leave `reject-with` out"
+            )),
         );
     }
     if let Some(log) = &rule.log

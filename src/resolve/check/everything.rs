@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, PerFamily, State};
 use crate::policy::{self, DefaultAction};
-use crate::resolve::plan::{Plan, RuleAction};
+use crate::resolve::plan::{Finally, Plan, RuleAction};
 use crate::source::Located;
 
 use super::Checked;
@@ -11,9 +11,16 @@ use super::Checked;
 impl Checked<'_> {
     /// Reports a rule that decides every packet because none of its keys narrows it. A key was probably forgotten: whoever
     /// means every packet writes `from = "any"`.
-    pub(super) fn everything(&self, plan: &Plan, sink: &mut Sink) {
+    pub(super) fn everything(&self, plan: &Plan, policy: &policy::Policy, sink: &mut Sink) {
         let choice = Choice::of(self.written);
-        if choice == Choice::Made {
+        let mut block = self.written.within;
+        let blocks = std::iter::from_fn(|| {
+            let around = policy.rules.get(block?)?;
+            block = around.within;
+            Some(around)
+        });
+        let mut choices = blocks.map(Choice::of);
+        if choice == Choice::Made || choices.any(|choice| choice == Choice::Made) {
             return;
         }
         // To leave the rule out is right only if the default does the same in each family of the rule.
@@ -28,13 +35,13 @@ impl Checked<'_> {
         let differ = v4.actions.input != v6.actions.input;
         let (code, does, instead) = match self.rule.action {
             // Neither decides packets, so both may mean all of them.
-            RuleAction::Log | RuleAction::Continue => return,
-            RuleAction::Accept => (
+            RuleAction::Log | RuleAction::Continue | RuleAction::Block(Finally::Next) => return,
+            RuleAction::Accept | RuleAction::Block(Finally::Accept) => (
                 Code::AcceptsEverything,
                 "accepts",
                 "add a key that says what it is for, such as `service = \"ssh\"` or `source = \"192.0.2.0/24\"`",
             ),
-            RuleAction::Drop => (
+            RuleAction::Drop | RuleAction::Block(Finally::Drop) => (
                 Code::DeniesEverything,
                 "denies",
                 match is_default(DefaultAction::Drop) {
@@ -49,7 +56,7 @@ impl Checked<'_> {
                     }
                 },
             ),
-            RuleAction::Reject(_) => (
+            RuleAction::Reject(_) | RuleAction::Block(Finally::Reject(_)) => (
                 Code::DeniesEverything,
                 "denies",
                 match is_default(DefaultAction::Reject) {
@@ -65,7 +72,11 @@ impl Checked<'_> {
                 },
             ),
         };
-        let message = format!("this rule {does} every packet: none of its keys narrows it");
+        let what = match self.rule.action {
+            RuleAction::Block(_) => "block",
+            _ => "rule",
+        };
+        let message = format!("this {what} {does} every packet: none of its keys narrows it");
         let mut finding = Diagnostic::error(code, self.rule.span, message).help(instead);
         if choice == Choice::Pretended {
             finding = finding.with_note(
@@ -108,7 +119,9 @@ impl Choice {
     fn of(rule: &policy::PolicyRule) -> Self {
         #[rustfmt::skip]
         let policy::PolicyRule {
-            span: _, name: _, comment: _, enabled: _, complete: _, action: _, reject_with: _,
+            span: _, name: _, comment: _, enabled: _, complete: _, action: _, reject_with: _, block: _,
+            // The caller asks the blocks around the rule.
+            within: _,
             from, not_from, to, not_to, source, destination, service, not_service, ipset, mark, mac, tcp_flags, original,
             matches, user, group, state, scope, stage, order, limit, connections, schedule, expires, log,
         } = rule;

@@ -226,7 +226,7 @@ impl Checked<'_> {
                 _ => continue,
             };
             let span = span.unwrap_or(self.rule.span);
-            let denies = matches!(self.rule.action, RuleAction::Drop | RuleAction::Reject(_));
+            let denies = self.rule.denies();
             sink.report(one_family::finding(span, key, *family, denies));
         }
     }
@@ -429,7 +429,10 @@ impl Checked<'_> {
             );
         }
         if let Some(written) = &self.written.connections
-            && !matches!(self.rule.action, RuleAction::Accept | RuleAction::Continue)
+            && !matches!(
+                self.rule.action,
+                RuleAction::Accept | RuleAction::Continue | RuleAction::Block(_)
+            )
         {
             sink.report(
                 error(written.span, "`connections` on a rule that does not accept")

@@ -86,7 +86,7 @@ impl<'a> Checked<'a> {
 
     fn report(&self, plan: &Plan, policy: &Policy, sink: &mut Sink) {
         self.report_packets(plan, "rule", sink);
-        self.everything(plan, sink);
+        self.everything(plan, policy, sink);
         self.matches(policy, sink);
         self.limits(sink);
         self.limit_prefixes(sink);

@@ -7,7 +7,7 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::notrack_answers;
 use crate::net::{Family, Hook, State};
 use crate::policy::{self, Policy, Treatment};
-use crate::resolve::{Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction};
+use crate::resolve::{Endpoint, Plan, PlannedRaw, PlannedRule};
 use crate::source::Span;
 use crate::verify::spec::matching::packets;
 
@@ -54,14 +54,14 @@ impl Untracked<'_> {
                 continue;
             };
             let loses = states.contains(&State::New) && !states.contains(&State::Untracked);
-            let decides = !matches!(rule.action, RuleAction::Log | RuleAction::Continue);
+            let decides = rule.accepts() || rule.denies();
             if !loses || !decides || !self.meets(rule)? {
                 continue;
             }
             let span = span.first().map_or(rule.span, |state| state.span);
-            let does = match rule.action {
-                RuleAction::Accept => "accept",
-                _ => "deny",
+            let does = match rule.accepts() {
+                true => "accept",
+                false => "deny",
             };
             let message = format!("untracked packets are not new: the rule does not {does} them");
             sink.report(
@@ -82,7 +82,7 @@ impl Untracked<'_> {
         }
         let mut asked = false;
         for rule in &self.plan.rules {
-            asked |= rule.action == RuleAction::Accept && self.meets(rule)?;
+            asked |= rule.accepts() && self.meets(rule)?;
         }
         sink.report(match asked {
             true => notrack_answers::forged(span),

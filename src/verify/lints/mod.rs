@@ -27,7 +27,7 @@ use crate::diag::{Diagnostic, Sink};
 use crate::lints::default_unreached;
 use crate::net::{Family, Hook};
 use crate::policy::{DefaultAction, Policy};
-use crate::resolve::{Members, Plan, RuleAction};
+use crate::resolve::{Finally, Members, Plan, RuleAction};
 
 /// Reports rules and entries that change nothing, defaults that no packet reaches and ports that are open to the world.
 pub(super) fn lints(
@@ -171,10 +171,10 @@ fn unreached(
         Hook::Output => "output",
     };
     let does = match plan.rules[rule].action {
-        RuleAction::Accept => DefaultAction::Accept,
-        RuleAction::Drop => DefaultAction::Drop,
-        RuleAction::Reject(_) => DefaultAction::Reject,
-        RuleAction::Log | RuleAction::Continue => return,
+        RuleAction::Accept | RuleAction::Block(Finally::Accept) => DefaultAction::Accept,
+        RuleAction::Drop | RuleAction::Block(Finally::Drop) => DefaultAction::Drop,
+        RuleAction::Reject(_) | RuleAction::Block(Finally::Reject(_)) => DefaultAction::Reject,
+        RuleAction::Log | RuleAction::Continue | RuleAction::Block(Finally::Next) => return,
     };
     let differs = |family: &&Family| plan.defaults[**family].actions[hook] != does;
     let other = families.iter().find(differs);

@@ -60,7 +60,7 @@ impl RuleSummary {
             sink.report(finding);
         }
         let rule = &plan.rules[index];
-        let accepts = rule.action == RuleAction::Accept;
+        let accepts = rule.accepts();
         let label = |rules: &BTreeSet<usize>, text: &str, mut finding: Diagnostic| {
             for other in rules.iter().take(MOST_LABELS) {
                 finding = finding.also(plan.rules[*other].span, text);
@@ -127,7 +127,7 @@ fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
     action, from, source, ipset, mac, mark, original, matches, log, limit, connections, not_from,
         // The preamble accepts whole services, whatever else narrows the rule.
         service: _, not_service: _, scope: _, state: _, to: _, not_to: _, destination: _, tcp_flags: _, user: _, group: _, schedule: _,
-        expires: _, stage: _, order: _, enabled: _, span: _, label: _, named: _, comment: _, remark: _,
+        expires: _, stage: _, order: _, enabled: _, within: _, span: _, label: _, named: _, comment: _, remark: _,
     } = rule;
     // An interface on `lo` has a finding of its own.
     let is_loopback = |place: &Endpoint| match place {
@@ -140,7 +140,7 @@ fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
     let is_whole = |place: &Endpoint| *place == Endpoint::Host || is_loopback(place);
     let narrows =
         |from: &Vec<Endpoint>| !from.contains(&Endpoint::Any) && !from.iter().all(is_whole);
-    let accepts_some = *action == RuleAction::Accept
+    let accepts_some = matches!(action, RuleAction::Accept | RuleAction::Block(_))
         && (from.as_ref().is_some_and(narrows)
             || not_from.is_some()
             || source.is_some()

@@ -8,7 +8,7 @@ use super::rules::{SpecChain, Steps};
 use crate::analysis::{Field, Flow, GaveUp, RuleStep, Set, Space, Verdict};
 use crate::net::{Family, Hook, IntervalSet, Protocol, State};
 use crate::policy::{DefaultAction, Icmp, InvalidAction, RuleStage};
-use crate::resolve::{Plan, RuleAction};
+use crate::resolve::{Plan, PlannedRule};
 use crate::verify::condition::Condition;
 
 impl SpecChain<'_> {
@@ -27,7 +27,7 @@ impl SpecChain<'_> {
         let continues = self.default_action() == DefaultAction::Continue;
         if defaults.established[hook]
             && (!continues
-                || self.has_rules(|rule| rule.action == RuleAction::Accept)
+                || self.has_rules(PlannedRule::accepts)
                 || nat::accepts_any(self.plan, self.hook)?)
         {
             steps.accept(space.states(&[State::Established, State::Related])?);

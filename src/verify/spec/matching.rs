@@ -90,7 +90,15 @@ impl Matching<'_> {
         let places = space.any(places)?;
         let places = space.minus(places, self.left_out(&rule.not_from, PacketEnd::From)?)?;
         let places = space.minus(places, self.left_out(&rule.not_to, PacketEnd::To)?)?;
-        self.keys(rule, places)
+        let own = self.keys(rule, places)?;
+        // A rule of a block is asked only about packets of the block.
+        match rule.within {
+            Some(block) if own != space.none() => {
+                let entered = self.rule(&self.plan.rules[block])?;
+                space.and(own, entered)
+            }
+            _ => Ok(own),
+        }
     }
 
     /// Returns the packets of a rule that come in from other hosts, without regard to `to`; none if it is disabled.
@@ -319,7 +327,7 @@ impl<'r> Keys<'r> {
         let PlannedRule {
     service, state, mark, mac, tcp_flags, original, matches, ipset, user, group, schedule, expires, not_service,
             // The callers of `Matching::keys` apply these.
-            enabled: _, scope: _, from: _, not_from: _, to: _, not_to: _, source: _, destination: _,
+            enabled: _, within: _, scope: _, from: _, not_from: _, to: _, not_to: _, source: _, destination: _,
             // These match no packets.
             span: _, label: _, named: _, comment: _, remark: _, action: _, limit: _, connections: _, stage: _,
             order: _, log: _,
@@ -437,12 +445,18 @@ pub(in crate::verify) fn exists(
                 (true, _) => known(plan, asked, family).complement(family.last_address()),
             }
         });
+        // The places are those of the block, which has its own addresses.
+        if rule.within.is_some() {
+            return !asked.is_empty();
+        }
         parts(plan, place, family).iter().any(|part| {
             let here = part.networks.map(|networks| networks.intersection(&asked));
             !here.as_ref().unwrap_or(&asked).is_empty()
         })
     };
+    let in_block = |block: usize| exists(plan, &plan.rules[block], hook, family);
     rule.enabled
+        && rule.within.is_none_or(in_block)
         && in_scope(rule, family)
         && pairs(rule).any(|(from, to)| {
             hook_of(from, to) == Some(hook)

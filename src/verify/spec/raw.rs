@@ -192,7 +192,7 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
     let untracked = space.states(&[State::Untracked])?;
     let mut open = space.and(space.any(asked)?, untracked)?;
     let mut accepted = space.none();
-    let mut rules: Vec<&PlannedRule> = plan.rules.iter().collect();
+    let mut rules: Vec<&PlannedRule> = plan.rules.iter().filter(|rule| rule.enabled).collect();
     rules.sort_by_key(|rule| {
         let order = match rule.order {
             Order::First => 0,
@@ -205,19 +205,27 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
         if open == space.none() {
             break;
         }
-        let (back, hides) = reversed(rule);
-        let states = rule.state.as_ref();
-        let accepts = rule.action == RuleAction::Accept;
+        let (back, mut hides) = reversed(rule);
+        let accepts = rule.accepts();
         // A rule that denies, but by properties that the reply does not show (such as a mark), may have let the request
         // pass, so it does not count.
-        let denies = matches!(rule.action, RuleAction::Drop | RuleAction::Reject(_));
-        let counts = accepts || denies && !hides;
-        // A packet without a connection has no original destination.
-        let counts = counts && rule.original.is_none();
-        if !counts || states.is_some_and(|states| !states.contains(&State::Untracked)) {
+        let denies = rule.denies();
+        // Neither does one of a block, or the end of a block: the chain of the block cannot leave the chain for replies.
+        hides |= rule.within.is_some() || matches!(rule.action, RuleAction::Block(_));
+        let mut counts = accepts || denies && !hides;
+        let mut here = space.and(open, in_any_state(&matching, back)?)?;
+        for block in plan.blocks_around(rule) {
+            here = space.and(here, answers(&matching, block)?)?;
+        }
+        for asked in plan.blocks_around(rule).chain([rule]) {
+            let states = asked.state.as_ref();
+            // A packet without a connection has no original destination.
+            counts &= asked.original.is_none();
+            counts &= states.is_none_or(|states| states.contains(&State::Untracked));
+        }
+        if !counts {
             continue;
         }
-        let here = space.and(open, in_any_state(&matching, back)?)?;
         if accepts {
             accepted = space.or(accepted, here)?;
         }
@@ -262,10 +270,13 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         user, group, limit,
         // The same in both directions; `in_any_state` handles the first two, which `notrack` entries do not have.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
+        // The caller asks the blocks around the rule, reversed too.
+        within,
         // These match no packets.
         action: _, connections: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _,
         remark: _,
     } = &mut back;
+    *within = None;
     let any = || vec![Endpoint::Any];
     let came = from.take().unwrap_or_else(any);
     let host_only = came.iter().all(|place| *place == Endpoint::Host);

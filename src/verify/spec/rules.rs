@@ -10,7 +10,7 @@ use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
     CustomPosition, CustomTable, DefaultAction, Enforce, Order, Over, RejectWith, RuleStage,
 };
-use crate::resolve::{Plan, PlannedRule, RuleAction};
+use crate::resolve::{Finally, Plan, PlannedRule, RuleAction};
 use crate::verify::condition::{Bucket, Condition, CountScope, RateLimit};
 use crate::verify::normalised::left_to_others;
 
@@ -150,8 +150,17 @@ impl SpecChain<'_> {
             Order::Normal => 1,
             Order::Last => 2,
         });
+        // The blocks around the next rule, from the outside in, and the packets that entered each.
+        let mut blocks: Vec<(usize, Set)> = Vec::new();
         for (index, rule) in ordered {
+            while let Some((block, entered)) =
+                blocks.pop_if(|(block, _)| rule.within != Some(*block))
+            {
+                self.finally(block, entered, steps)?;
+            }
             match (stage, rule.order) {
+                // A custom rule stands between blocks, not in one.
+                _ if rule.within.is_some() => {}
                 (RuleStage::Main, Order::Normal) => {
                     self.custom(CustomPosition::Behind(index), steps)?;
                 }
@@ -160,14 +169,45 @@ impl SpecChain<'_> {
                 }
                 (RuleStage::Main, Order::First) | (RuleStage::Early, _) => {}
             }
-            let when = matching.rule(rule)?;
-            if when == self.space.none() {
-                continue;
+            let mut when = match blocks.last() {
+                Some((_, entered)) if *entered == self.space.none() => self.space.none(),
+                _ => matching.rule(rule)?,
+            };
+            if let Some((_, entered)) = blocks.last() {
+                when = self.space.and(when, *entered)?;
             }
-            steps.rule = Some(index);
-            self.rule(index, rule, when, steps)?;
-            steps.rule = None;
+            let mut left = when;
+            if when != self.space.none() {
+                steps.rule = Some(index);
+                left = self.rule(index, rule, when, steps)?;
+                steps.rule = None;
+            }
+            if let RuleAction::Block(_) = rule.action {
+                blocks.push((index, left));
+            }
         }
+        while let Some((block, entered)) = blocks.pop() {
+            self.finally(block, entered, steps)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what becomes of the packets of a block that none of its rules decides. `entered` are all that entered it.
+    fn finally(&self, block: usize, entered: Set, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
+        let RuleAction::Block(finally) = self.plan.rules[block].action else {
+            return Ok(());
+        };
+        if entered == self.space.none() {
+            return Ok(());
+        }
+        steps.rule = Some(block);
+        match finally {
+            Finally::Next => {}
+            Finally::Accept => steps.accept(entered),
+            Finally::Drop => steps.drop(entered),
+            Finally::Reject(with) => self.reject(entered, with[self.space.family()], steps)?,
+        }
+        steps.rule = None;
         Ok(())
     }
 
@@ -189,14 +229,14 @@ impl SpecChain<'_> {
         Ok(())
     }
 
-    /// Adds a rule with its limits. `connections` is applied before `limit`.
+    /// Adds a rule with its limits. `connections` is applied before `limit`. Returns the packets that its action is for.
     fn rule(
         &self,
         index: usize,
         rule: &PlannedRule,
         when: Set,
         steps: &mut Steps<'_>,
-    ) -> Result<(), GaveUp> {
+    ) -> Result<Set, GaveUp> {
         // Without `..`, so that a new key does not compile until its effect is defined here.
         #[rustfmt::skip]
         let PlannedRule {
@@ -204,7 +244,7 @@ impl SpecChain<'_> {
             // These match packets, which `when` has.
             from: _, not_from: _, to: _, not_to: _, source: _, destination: _, service: _, not_service: _,
             ipset: _, scope: _, state: _, mark: _, mac: _, tcp_flags: _, original: _, user: _, group: _, schedule: _,
-            expires: _, enabled: _,
+            expires: _, enabled: _, within: _,
             // The order, which the caller applies, and names.
             stage: _, order: _, span: _, label: _, named: _, comment: _, remark: _,
         } = rule;
@@ -261,7 +301,9 @@ impl SpecChain<'_> {
             }
         }
         match action {
-            RuleAction::Log => steps.pass_on(left),
+            // As with `Continue`, steps of what is beyond a limit would make this one seem to decide.
+            RuleAction::Block(_) if limit.is_some() || connections.is_some() => {}
+            RuleAction::Log | RuleAction::Block(_) => steps.pass_on(left),
             RuleAction::Continue => {
                 // A limit shows in the verdicts of what is beyond it.
                 if limit.is_none() {
@@ -276,7 +318,7 @@ impl SpecChain<'_> {
             RuleAction::Drop => steps.drop(left),
             RuleAction::Reject(with) => self.reject(left, with[family], steps)?,
         }
-        Ok(())
+        Ok(left)
     }
 
     pub(super) fn reject(
