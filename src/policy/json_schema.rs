@@ -25,7 +25,41 @@ pub fn json_schema() -> Value {
         "description": "A policy of fwc, the firewall compiler: language version 1.",
     });
     extend(&mut schema, of_table(&ROOT));
+    let mut tables = Map::new();
+    words_of_keys(&ROOT, &mut tables);
+    extend(&mut schema, json!({ "definitions": tables }));
     schema
+}
+
+/// Adds the tables of words that keys name. They are long and named often, so that each stands in the schema once.
+fn words_of_keys(keys: &TableKeys, tables: &mut Map<String, Value>) {
+    for key in keys.known {
+        words_of_shape(key.shape, tables);
+    }
+}
+
+fn words_of_shape(shape: Shape, tables: &mut Map<String, Value>) {
+    match shape {
+        Shape::Known(name, words) => {
+            tables.insert(
+                name.to_owned(),
+                json!({ "type": "string", "enum": words() }),
+            );
+        }
+        Shape::Table(keys) | Shape::Tables(keys) => words_of_keys(keys, tables),
+        Shape::List(each) | Shape::Definitions { each, .. } => words_of_shape(*each, tables),
+        Shape::OneOf(shapes) => {
+            for shape in shapes {
+                words_of_shape(*shape, tables);
+            }
+        }
+        Shape::Names { keys, each, .. } => {
+            words_of_keys(keys, tables);
+            words_of_shape(*each, tables);
+        }
+        Shape::Text(_) | Shape::Form(_) | Shape::Word(_) | Shape::Literally(_) => {}
+        Shape::Boolean | Shape::Number(..) | Shape::Date => {}
+    }
 }
 
 fn of_table(keys: &TableKeys) -> Value {
@@ -65,7 +99,7 @@ fn of_shape(shape: Shape) -> Value {
         Shape::Text(longest) => json!({ "type": "string", "maxLength": longest }),
         Shape::Form(form) => json!({ "type": "string", "pattern": format!("^({form})$") }),
         Shape::Word(words) => json!({ "type": "string", "enum": words.words() }),
-        Shape::Known(words) => json!({ "type": "string", "enum": words() }),
+        Shape::Known(name, _) => json!({ "$ref": format!("#/definitions/{name}") }),
         Shape::Literally(word) => json!({ "type": "string", "const": word }),
         Shape::Boolean => json!({ "type": "boolean" }),
         Shape::Number(least, most) if least == most => json!({ "type": "integer", "const": least }),

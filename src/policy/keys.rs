@@ -85,8 +85,9 @@ pub enum Shape {
     Word(&'static dyn WordTable),
     /// This string only.
     Literally(&'static str),
-    /// One of the words that a table outside the policy defines, such as the built-in services.
-    Known(fn() -> Vec<&'static str>),
+    /// One of the words that a table outside the policy defines, such as the built-in services, and the name of the table in
+    /// the schema.
+    Known(&'static str, fn() -> Vec<&'static str>),
     /// `true` or `false`.
     Boolean,
     /// A whole number between these two, both included.

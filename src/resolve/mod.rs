@@ -123,6 +123,7 @@ fn in_block(rule: &mut PlannedRule, block: &PlannedRule) {
     rule.to.clone_from(&block.to);
     rule.stage = block.stage;
     rule.order = block.order;
+    rule.scope = rule.scope.or(block.scope);
     rule.enabled &= block.enabled;
 }
 

@@ -175,6 +175,7 @@ pub fn sample(random: &mut Random) -> Sample {
         }
     }
     // From numbers of its own, so that what stands above stays what it was.
+    sample.blocks(&mut Random(random.0.rotate_left(37)));
     sample.helpers(&mut Random(random.0.rotate_left(17)), &places, &groups);
     sample.defaults_in_part(&mut Random(random.0.rotate_left(29)));
     sample

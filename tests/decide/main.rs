@@ -15,6 +15,7 @@ mod done;
 mod folders;
 #[allow(dead_code, reason = "the kernel's tests need more of it")]
 mod generate;
+mod generate_blocks;
 mod generate_nat;
 mod generate_rules;
 mod linted;

@@ -16,6 +16,8 @@ mod folders;
 #[allow(dead_code, reason = "the policy's tests need more of it")]
 #[path = "../decide/generate.rs"]
 mod generate;
+#[path = "../decide/generate_blocks.rs"]
+mod generate_blocks;
 #[path = "../decide/generate_nat.rs"]
 mod generate_nat;
 #[path = "../decide/generate_rules.rs"]

@@ -80,7 +80,7 @@ const PORTS_LITERAL: Shape = Shape::Form(ports_form!());
 
 /// Services, without a negation.
 pub(super) const SERVICES: Shape = Shape::List(&Shape::OneOf(&[
-    Shape::Known(|| catalog_names().collect()),
+    Shape::Known("catalog", || catalog_names().collect()),
     Shape::Form(concat!(name_form!(), "|", ports_form!())),
 ]));
 
@@ -131,7 +131,7 @@ const SOURCE_PORTS: Key = Key::new(
 const PROTOCOL: Key = Key::new(
     "protocol",
     Shape::OneOf(&[
-        Shape::Known(protocols),
+        Shape::Known("protocol", protocols),
         Shape::Form("[1-9][0-9]{0,2}"),
         Shape::Number(2, 57),
         Shape::Number(59, 255),
@@ -143,7 +143,7 @@ const PROTOCOL: Key = Key::new(
 const ICMP: Key = Key::new(
     "icmp",
     Shape::List(&Shape::OneOf(&[
-        Shape::Known(|| IcmpType::names(Family::V4).collect()),
+        Shape::Known("icmp", || IcmpType::names(Family::V4).collect()),
         ICMP_NUMBER,
         Shape::Number(0, 255),
         Shape::Literally(ANY),
@@ -155,7 +155,7 @@ const ICMP: Key = Key::new(
 const ICMPV6: Key = Key::new(
     "icmpv6",
     Shape::List(&Shape::OneOf(&[
-        Shape::Known(|| IcmpType::names(Family::V6).collect()),
+        Shape::Known("icmpv6", || IcmpType::names(Family::V6).collect()),
         ICMP_NUMBER,
         Shape::Number(0, 255),
         Shape::Literally(ANY),
@@ -172,7 +172,7 @@ const ICMP_NUMBER: Shape = Shape::Form("[0-9]{1,3}(/[0-9]{1,3})?");
 const INCLUDE: Key = Key::new(
     "include",
     Shape::List(&Shape::OneOf(&[
-        Shape::Known(|| catalog_names().collect()),
+        Shape::Known("catalog", || catalog_names().collect()),
         NAME,
     ])),
     "Other services by name, which are part of it.",

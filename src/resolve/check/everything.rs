@@ -83,7 +83,10 @@ impl Checked<'_> {
                 "limits, times, `scope`, `order`, `stage`, `log` and `state = \"new\"` do not narrow what a rule matches",
             );
         }
-        sink.report(finding.help("write `from = \"any\"` if you mean every packet"));
+        sink.report(finding.help(match self.written.within {
+            None => "write `from = \"any\"` if you mean every packet",
+            Some(_) => "write `from = \"any\"` in the block if you mean every packet",
+        }));
     }
 }
 

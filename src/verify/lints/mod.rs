@@ -20,14 +20,14 @@ use self::rules::LintedChain;
 use self::summary::RuleSummary;
 use super::families::in_both;
 use super::spec::custom::changed_sets;
-use super::spec::matching::set_name;
+use super::spec::matching::{packets, set_name};
 use super::verifier::Specified;
 use crate::analysis::GaveUp;
 use crate::diag::{Diagnostic, Sink};
-use crate::lints::default_unreached;
+use crate::lints::{default_unreached, never_matches};
 use crate::net::{Family, Hook};
 use crate::policy::{DefaultAction, Policy};
-use crate::resolve::{Finally, Members, Plan, RuleAction};
+use crate::resolve::{Finally, Members, Plan, PlannedRule, RuleAction};
 
 /// Reports rules and entries that change nothing, defaults that no packet reaches and ports that are open to the world.
 pub(super) fn lints(
@@ -60,6 +60,19 @@ pub(super) fn lints(
     for (index, seen) in all.seen {
         seen.report(index, policy, plan, sink);
     }
+    for rule in without_packets_of_block(plan, families)? {
+        sink.report(
+            never_matches::finding(
+                rule.span,
+                "no packet of its block matches this rule".to_owned(),
+            )
+            .also(
+                plan.rules[rule.within.unwrap_or_default()].span,
+                "the block",
+            )
+            .help("a packet must match the keys of the block, too"),
+        );
+    }
     entries::report(all.entries, &all.denied, policy, plan, families, sink)?;
     // A default that packets of one family reach is needed.
     let families = Family::ALL.into_iter();
@@ -73,6 +86,37 @@ pub(super) fn lints(
         }
     }
     Ok(())
+}
+
+/// Returns the enabled rules of blocks that match packets, but none of their block.
+fn without_packets_of_block<'p>(
+    plan: &'p Plan,
+    families: &[Specified; 2],
+) -> Result<Vec<&'p PlannedRule>, GaveUp> {
+    let mut found = Vec::new();
+    for rule in &plan.rules {
+        let Some(block) = rule.within.filter(|_| rule.enabled) else {
+            continue;
+        };
+        let alone = PlannedRule {
+            within: None,
+            ..rule.clone()
+        };
+        let matched = |rule: &PlannedRule| -> Result<bool, GaveUp> {
+            for Specified { space, .. } in families {
+                for hook in Hook::ALL {
+                    if packets(plan, rule, space, hook)? != space.none() {
+                        return Ok(true);
+                    }
+                }
+            }
+            Ok(false)
+        };
+        if !matched(rule)? && matched(&alone)? && matched(&plan.rules[block])? {
+            found.push(rule);
+        }
+    }
+    Ok(found)
 }
 
 /// Returns the plan with each static set that custom rules change as a dynamic set, because its members may differ later from

@@ -279,8 +279,8 @@ fn killed_or_equal() -> Result<(), Failed> {
                 count.killed += 1;
                 continue;
             }
-            // No packet alone shows how long a bucket lives.
-            if name.starts_with("expiry") {
+            // No packet alone shows how long a bucket lives. A rule that has no packet of its block has an empty one.
+            if name.starts_with("expiry") && !sample.text.contains("[[rules.rules]]") {
                 return Err(blame("survived").into());
             }
             count.equal += 1;
