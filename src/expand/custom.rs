@@ -32,6 +32,7 @@ pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<C
             .filter_map(|(index, custom)| match custom.place? {
                 CustomPosition::Behind(count) => Some((count, group(*index, custom, family))),
                 CustomPosition::Before | CustomPosition::After => None,
+                CustomPosition::InBlock { .. } => None,
             })
             .collect();
         // A stable sort: custom rules between the same two rules keep the order of the policy.
@@ -67,7 +68,8 @@ pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<C
     chains.extend(own);
 }
 
-fn group(index: usize, custom: &PlannedCustom, family: Family) -> GroupContext {
+/// Returns the line of a custom rule.
+pub fn group(index: usize, custom: &PlannedCustom, family: Family) -> GroupContext {
     GroupContext {
         label: custom.label.clone(),
         lines: vec![LineContext {

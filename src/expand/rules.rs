@@ -9,6 +9,7 @@ use super::context::{
     ChainContext, ConnectionContext, GroupContext, LimitContext, LineContext, LogContext,
     NegatableContext, SetContext, TimeContext,
 };
+use super::custom;
 use super::hooks::{self, HookPath};
 use super::nat;
 use super::origin::LineOrigin;
@@ -16,7 +17,9 @@ use super::original;
 use super::reject_name;
 use super::services::{self, PortList, ServiceMatch};
 use crate::net::{Date, Family, Hook, InterfacePattern, Protocol, State};
-use crate::policy::{HostPrefix, LimitPer, LimitRate, Over, Per, RejectWith, RuleStage};
+use crate::policy::{
+    CustomPosition, HostPrefix, LimitPer, LimitRate, Over, Per, RejectWith, RuleStage,
+};
 use crate::resolve::{
     Connections, Endpoint, Finally, Limit, LogClass, OneOf, Plan, PlannedRule, RuleAction, Schedule,
 };
@@ -451,20 +454,23 @@ impl InHook<'_> {
         own: &mut BTreeMap<String, ChainContext>,
         accepts: &mut bool,
     ) -> Vec<GroupContext> {
-        let rules = self.plan.rules_of(self.index);
-        let rules = rules.filter(|(_, rule)| is_on(rule, self.family));
-        let mut groups: Vec<GroupContext> = rules
-            .filter_map(|(index, rule)| {
-                // The block's own lines have chosen the devices and networks.
-                let everywhere = [HookPath::default()];
+        let mut customs = self.customs().into_iter().peekable();
+        let mut groups = Vec::new();
+        for (index, rule) in self.plan.rules_of(self.index) {
+            while let Some((_, custom)) = customs.next_if(|(behind, _)| *behind <= index) {
+                groups.push(custom);
+            }
+            if is_on(rule, self.family) {
                 let rule = InHook {
                     index,
                     rule,
                     ..*self
                 };
-                rule.expand(&everywhere, own, accepts)
-            })
-            .collect();
+                // The block's own lines have chosen the devices and networks.
+                groups.extend(rule.expand(&[HookPath::default()], own, accepts));
+            }
+        }
+        groups.extend(customs.map(|(_, custom)| custom));
         let everything = self.everything();
         let end = match finally {
             Finally::Next => Vec::new(),
@@ -479,6 +485,20 @@ impl InHook<'_> {
             });
         }
         groups
+    }
+
+    /// Returns the custom rules of a block, each with the number of rules before it, in their order.
+    fn customs(&self) -> Vec<(usize, GroupContext)> {
+        let customs = self.plan.custom.iter().enumerate();
+        let here = customs.filter_map(|(index, custom)| match custom.place? {
+            CustomPosition::InBlock { block, behind }
+                if block == self.index && custom.rules[self.family].is_some() =>
+            {
+                Some((behind, custom::group(index, custom, self.family)))
+            }
+            _ => None,
+        });
+        here.collect()
     }
 
     /// Returns a line without a target that matches everything.

@@ -18,6 +18,9 @@ const LONGEST_CHAIN: usize = 28;
 /// The prefix of fwc's own chains in shared mode.
 const OWN: &str = "FWC-";
 
+/// The chain of a custom rule in a block, whose name in the rules files nobody writes.
+pub const IN_BLOCK: &str = "FWC-BLOCK";
+
 /// Reads every rule. Disabled rules are checked too, but are not in the plan.
 pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
     let errors = sink.errors();
@@ -27,12 +30,18 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
     let is_shared = mode.is_some_and(|mode| mode.value == Mode::Shared);
     let prefix = if is_shared { OWN } else { "" };
     for written in &policy.custom {
-        let (Some(chain), Some(rule)) = (&written.chain, &written.rule) else {
+        let Some(rule) = &written.rule else {
             continue;
+        };
+        let of_block = Located::new(IN_BLOCK.to_owned(), written.span);
+        let chain = match (&written.chain, written.within) {
+            (Some(chain), _) => chain,
+            (None, Some(_)) => &of_block,
+            (None, None) => continue,
         };
         let known = policy.custom.iter();
         let chains = own_chains(known, table_of(written));
-        let named = check_chain(written, chain, prefix, sink);
+        let named = written.within.is_some() || check_chain(written, chain, prefix, sink);
         let plain = check_options(rule, sink);
         if !(named && plain) {
             continue;
@@ -64,7 +73,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
             }
         }
         if written.enabled {
-            let is_base = is_base(table_of(written), &chain.value);
+            let is_base = written.within.is_some() || is_base(table_of(written), &chain.value);
             customs.push(PlannedCustom {
                 span: written.span,
                 label: match &written.name {
@@ -297,9 +306,14 @@ impl Refusal {
                     .help("set `scope` for one of them")
             }
             Self::Leaves(how) => {
-                let message = format!(
-                    "`{how}` leaves the base chain before the policy's rules and default decide"
-                );
+                let message = match written.within {
+                    None => format!(
+                        "`{how}` leaves the base chain before the policy's rules and default decide"
+                    ),
+                    Some(_) => {
+                        format!("`{how}` leaves the block before its other rules decide")
+                    }
+                };
                 Diagnostic::error(Code::CustomReturn, rule.span, message).help(
                     "jump with `-j` to a chain of your own: from there packets return to the policy's rules",
                 )
@@ -328,6 +342,9 @@ fn read(
     for own in chains {
         text += &format!(":{own} - [0:0]\n");
     }
+    if chain == IN_BLOCK {
+        text += &format!(":{chain} - [0:0]\n");
+    }
     text += &format!("-A {chain} {rule}\nCOMMIT\n");
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let file = sources.add(Path::new("rule"), text);
@@ -340,7 +357,7 @@ fn read(
         Some([rule]) => {
             let mut rule = rule.clone();
             if let Some(how) = leaves(&rule.target)
-                && table.base_chains().contains(&chain)
+                && (table.base_chains().contains(&chain) || chain == IN_BLOCK)
             {
                 return Err(Refusal::Leaves(how));
             }

@@ -31,6 +31,7 @@ pub use plan::{
     ServicePorts, Zone, ZoneMember,
 };
 
+pub use custom::IN_BLOCK;
 pub use expiry::check_expiry;
 
 use well_formed::Sound;

@@ -639,9 +639,9 @@ pub struct PlannedCustom {
     pub remark: Option<String>,
     /// Its table.
     pub table: CustomTable,
-    /// Its chain.
+    /// Its chain; [`IN_BLOCK`](super::IN_BLOCK) in a block.
     pub chain: String,
-    /// Its position in a base chain; `None` in a chain of the policy's own.
+    /// Its position in a base chain or a block; `None` in a chain of the policy's own.
     pub place: Option<CustomPosition>,
     /// The text after `-A CHAIN`, as `iptables-save` prints it; `None` in a family that the scope leaves out.
     pub rules: PerFamily<Option<String>>,

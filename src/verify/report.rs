@@ -309,6 +309,7 @@ fn expected(expected: &Expected, policy: &Policy) -> String {
             CustomPosition::Before => "a custom rule before the rules",
             CustomPosition::Behind(_) => "a custom rule among the rules",
             CustomPosition::After => "a custom rule after the rules",
+            CustomPosition::InBlock { .. } => "a custom rule of a block",
         }
         .to_owned(),
         DecidedBy::Default => "the default".to_owned(),

@@ -9,7 +9,7 @@ use fwc::iptables::{Match, RuleId, Ruleset, TableName, WalkVerdict as Walked, wa
 use fwc::net::{Family, Packet};
 use fwc::policy::{
     self, Circumstance, CustomPosition, DecidedBy, HostPrefix, LimitRate, NewAddress, NewEnd,
-    Policy, PolicySchedule,
+    Policy, PolicyCustom, PolicySchedule,
 };
 use fwc::source::SourceMap;
 use jiff::civil::DateTime;
@@ -119,16 +119,31 @@ fn by_custom(
 ) -> Option<Verdict> {
     let mut text =
         String::from("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n");
+    let base = ["INPUT", "FORWARD", "OUTPUT"];
+    let own = |custom: &&PolicyCustom| {
+        let chain = custom.chain.as_ref();
+        chain.is_some_and(|chain| !base.contains(&&*chain.value))
+    };
+    let mut chains: Vec<_> = policy.custom.iter().filter(own).collect();
+    chains.dedup_by_key(|custom| custom.chain.as_ref().map(|chain| &chain.value));
+    for chain in chains
+        .into_iter()
+        .filter_map(|custom| custom.chain.as_ref())
+    {
+        text += &format!(":{} - [0:0]\n", chain.value);
+    }
     let here = policy.custom.iter().filter(|custom| {
         let scope = custom.scope.as_ref().map(|scope| scope.value);
         custom.enabled
             && custom.table.is_none()
             && scope.is_none_or(|scope| scope.has(packet.family))
-            && custom.position() == position
+            && (custom.position() == position || own(custom))
     });
     for custom in here {
-        let (chain, rule) = (custom.chain.as_ref()?, custom.rule.as_ref()?);
-        text += &format!("-A {} {}\n", chain.value, rule.value);
+        // In a block it is asked in whatever chain the packet is.
+        let chain = custom.chain.as_ref().map(|chain| chain.value.as_str());
+        let chain = chain.unwrap_or(packet.hook.chain());
+        text += &format!("-A {chain} {}\n", custom.rule.as_ref()?.value);
     }
     let rules = Ruleset::from_text(&format!("{text}COMMIT\n"), packet.family).ok()?;
     let mut answer = |_: RuleId, condition: &Match| this.match_holds(condition, packet);

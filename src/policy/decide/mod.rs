@@ -562,13 +562,31 @@ impl Evaluation<'_> {
             Some(Over::Continue) | None => {}
         }
         if rule.block.is_some() {
+            let customs = self.policy.custom.iter();
+            let customs = customs.filter(|custom| custom.enabled && custom.within == Some(index));
+            let mut customs: Vec<_> = customs.map(|custom| custom.position()).collect();
+            customs.dedup();
+            let mut customs = customs.into_iter().peekable();
+            let decides = |position: &CustomPosition| (self.holds)(Circumstance::Custom(*position));
+            let by_custom = |position| (PolicyVerdict::Custom, DecidedBy::Custom(position));
             let rules = self.policy.rules.iter().enumerate();
             for (inner, rule) in rules.filter(|(_, rule)| rule.within == Some(index)) {
+                while let Some(position) = customs.next_if(|position| match position {
+                    CustomPosition::InBlock { behind, .. } => *behind <= inner,
+                    _ => false,
+                }) {
+                    if decides(&position) {
+                        return Some(by_custom(position));
+                    }
+                }
                 if self.fits(rule, Shows::Everything)
                     && let Some(decided) = self.rule(inner, rule, logs)
                 {
                     return Some(decided);
                 }
+            }
+            if let Some(position) = customs.find(|position| decides(position)) {
+                return Some(by_custom(position));
             }
         }
         let own = rule.reject_with.as_ref().map(|with| with.value);

@@ -58,6 +58,13 @@ pub enum CustomPosition {
     Behind(usize),
     /// After all of them.
     After,
+    /// In a block.
+    InBlock {
+        /// The block, by its index in [`Policy::rules`].
+        block: usize,
+        /// The number of rules of the policy that are written before it.
+        behind: usize,
+    },
 }
 
 /// One iptables rule as written.
@@ -71,8 +78,10 @@ pub struct PolicyCustom {
     pub comment: Option<String>,
     /// `table`; filter if absent.
     pub table: Option<Located<CustomTable>>,
-    /// `chain`
+    /// `chain`; absent in a block.
     pub chain: Option<Located<String>>,
+    /// The block that it is in, by its index in [`Policy::rules`].
+    pub within: Option<usize>,
     /// `place`; `here` if absent.
     pub place: Option<Located<CustomPlace>>,
     /// The number of rules (in tables other than filter, of entries for that table) that are written before it.
@@ -88,6 +97,12 @@ pub struct PolicyCustom {
 impl PolicyCustom {
     /// Returns the position of the rule, for a rule in a base chain.
     pub fn position(&self) -> CustomPosition {
+        if let Some(block) = self.within {
+            return CustomPosition::InBlock {
+                block,
+                behind: self.written_before,
+            };
+        }
         match self
             .place
             .as_ref()
@@ -177,6 +192,70 @@ fn written_before(policy: &Policy, table: CustomTable, place: Span) -> usize {
     }
 }
 
+/// Reads an entry of a list of rules with the key `custom`: a custom rule that stands there. `within` is the block of the
+/// list.
+pub(super) fn read_among_rules(
+    table: CheckedTable<'_>,
+    within: Option<usize>,
+    written_before: usize,
+    sink: &mut Sink,
+) -> PolicyCustom {
+    for (name, _) in table.entries() {
+        if !["custom", "chain", "name", "comment", "scope", "enabled"].contains(&name.value) {
+            let message = format!("a custom rule has no key `{}`", name.value);
+            sink.report(
+                Diagnostic::error(Code::UnknownKey, name.span, message)
+                    .help("write it in the words of iptables, in `custom`"),
+            );
+        }
+    }
+    let text = |key: &str, sink: &mut Sink| -> Option<Located<String>> {
+        let text = table.text(key, sink)?;
+        harmless_text(key, &text, sink).then(|| text.map(str::to_owned))
+    };
+    let chain = text("chain", sink);
+    let finding = match (&chain, within) {
+        (Some(chain), Some(_)) => Some((
+            Diagnostic::error(
+                Code::Conflict,
+                chain.span,
+                "`chain` on a custom rule of a block",
+            ),
+            "leave it out: the rule stands in the chain of the block",
+        )),
+        (None, None) if table.get("chain").is_none() => Some((
+            Diagnostic::error(Code::MissingKey, table.span, "a custom rule needs `chain`"),
+            "name a base chain, such as `chain = \"INPUT\"`",
+        )),
+        (Some(chain), None) if ["INPUT", "FORWARD", "OUTPUT"].contains(&&*chain.value) => None,
+        (Some(chain), None) => Some((
+            Diagnostic::error(
+                Code::CustomChain,
+                chain.span,
+                "only base chains have custom rules among the rules",
+            ),
+            "write INPUT, FORWARD or OUTPUT; the rules of a chain of your own are `[[custom]]`",
+        )),
+        (None, _) => None,
+    };
+    if let Some((diagnostic, help)) = finding {
+        sink.report(diagnostic.help(help));
+    }
+    PolicyCustom {
+        span: table.span,
+        written_before,
+        name: text("name", sink),
+        comment: read_comment(table, sink),
+        table: None,
+        chain: chain.filter(|_| within.is_none()),
+        within,
+        place: None,
+        rule: text("custom", sink),
+        scope: table.word("scope", SCOPES, sink),
+        enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
+    }
+}
+
 fn read_entry(table: CheckedTable<'_>, policy: &Policy, sink: &mut Sink) -> PolicyCustom {
     let all_known = table.check(KEYS, sink);
     let text = |key: &str, sink: &mut Sink| -> Option<Located<String>> {
@@ -204,6 +283,7 @@ fn read_entry(table: CheckedTable<'_>, policy: &Policy, sink: &mut Sink) -> Poli
         comment: read_comment(table, sink),
         table: own_table,
         chain: text("chain", sink),
+        within: None,
         place: table.word("place", PLACES, sink),
         rule: text("rule", sink),
         scope: table.word("scope", SCOPES, sink),

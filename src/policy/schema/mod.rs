@@ -172,11 +172,14 @@ pub(super) fn read(
     extensions::read(root, &mut policy.extensions, sink);
     ownership::read(root, &mut policy.ownership, sink);
     hooks::read(root, &mut policy.hooks, sink);
-    rules::read(root, &mut policy.rules, sink);
+    let customs_before = policy.custom.len();
+    rules::read(root, policy, sink);
     nat::read(root, &mut policy.nat, sink);
     mangle::read(root, &mut policy.mangle, sink);
     raw::read(root, &mut policy.raw, sink);
     custom::read(root, policy, sink);
+    // Those among the rules were read first.
+    policy.custom[customs_before..].sort_by_key(|custom| custom.span.start);
     tests::read(root, &mut policy.tests, sink);
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::addresses::{AddressExpression, EXPRESSION, read_expression};
+use super::custom::read_among_rules;
 use super::defaults::{REJECT_WITH, RejectWith};
 use super::foreign_set::{IPSET, PolicyForeignSet, read_ipset};
 use super::harmless_text;
@@ -19,6 +20,7 @@ use super::times::{EXPIRES, PolicySchedule, SCHEDULE, read_expires, read_schedul
 use super::users::{Account, GROUP, USER, read_accounts};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Date, MacAddress, MarkMatch, State, TcpFlagsMatch};
+use crate::policy::Policy;
 use crate::policy::keys::{Key, Shape, TableKeys};
 use crate::policy::reader::CheckedTable;
 use crate::source::{Located, Span};
@@ -294,7 +296,7 @@ macro_rules! keys {
             of: $of,
             known: &[
                 RULE_NAME, ACTION, $($place,)* SOURCE, DESTINATION, ITEMS, IPSET, SCOPE, STATE, MARK, MAC, TCP_FLAGS, ORIGINAL,
-                MATCH, LIMIT, CONNECTIONS, SCHEDULE, USER, GROUP, LOG, RULE_REJECT_WITH, $($block,)* ENABLED, COMMENT,
+                MATCH, LIMIT, CONNECTIONS, SCHEDULE, USER, GROUP, LOG, RULE_REJECT_WITH, $($block,)* CUSTOM, ENABLED, COMMENT,
             ],
         }
     };
@@ -302,7 +304,7 @@ macro_rules! keys {
 
 pub(super) const KEYS: TableKeys = keys!(
     "a rule",
-    [FROM, TO, STAGE, ORDER, EXPIRES],
+    [FROM, TO, CHAIN, STAGE, ORDER, EXPIRES],
     [block_rules(&IN_BLOCK), FINALLY]
 );
 
@@ -325,6 +327,21 @@ const ACTION: Key = Key::new(
     "What becomes of the packets; `log` writes a log entry and passes them to the next rule, `continue` only counts them.",
 )
 .default("'accept'");
+
+const CUSTOM: Key = Key::new(
+    "custom",
+    Shape::Text(u32::MAX),
+    "Makes the entry a rule of iptables that stands here: what is behind `-A CHAIN`. Beside it only `chain`, `name`, `comment`, `scope` and \
+     `enabled` have a meaning.",
+)
+.example("'-p tcp -m recent --name knock --rcheck -j ACCEPT'");
+
+const CHAIN: Key = Key::new(
+    "chain",
+    Shape::Form("INPUT|FORWARD|OUTPUT"),
+    "The base chain of `custom`. In a block it is left out.",
+)
+.example("'INPUT'");
 
 const STAGE: Key = Key::new(
     "stage",
@@ -402,13 +419,13 @@ const STATES: &[(&str, State)] = &[
     ("untracked", State::Untracked),
 ];
 
-pub(super) fn read(root: CheckedTable<'_>, rules: &mut Vec<PolicyRule>, sink: &mut Sink) {
+pub(super) fn read(root: CheckedTable<'_>, policy: &mut Policy, sink: &mut Sink) {
     read_entries(root, "rules", sink, |table, sink| {
         read_rule(
             table,
             &[KEYS, IN_BLOCK, IN_SECOND_BLOCK, IN_THIRD_BLOCK],
             None,
-            rules,
+            policy,
             sink,
         );
     });
@@ -441,9 +458,15 @@ fn read_rule(
     table: CheckedTable<'_>,
     keys: &[TableKeys],
     within: Option<usize>,
-    rules: &mut Vec<PolicyRule>,
+    policy: &mut Policy,
     sink: &mut Sink,
 ) {
+    let index = policy.rules.len();
+    if table.get("custom").is_some() {
+        let custom = read_among_rules(table, within, index, sink);
+        policy.custom.push(custom);
+        return;
+    }
     let [keys, inner @ ..] = keys else {
         return;
     };
@@ -457,8 +480,7 @@ fn read_rule(
     });
     check_keys_together(&rule, table, sink);
     rule.complete = sink.errors() == errors;
-    let index = rules.len();
-    rules.push(rule);
+    policy.rules.push(rule);
     let Some(entries) = entries else {
         return;
     };
@@ -470,7 +492,7 @@ fn read_rule(
         );
     }
     read_entries(table, "rules", sink, |table, sink| {
-        read_rule(table, inner, Some(index), rules, sink);
+        read_rule(table, inner, Some(index), policy, sink);
     });
 }
 
@@ -672,6 +694,16 @@ fn check_keys_together(rule: &PolicyRule, table: CheckedTable<'_>, sink: &mut Si
                 "a block has no `action`: its rules have",
             )
             .help("for the packets that none of its rules decides, write `finally`"),
+        );
+    }
+    if table.get("chain").is_some() {
+        sink.report(
+            Diagnostic::error(
+                Code::Conflict,
+                table.key_span("chain"),
+                "`chain` on a rule without `custom`",
+            )
+            .help("a rule's `from` and `to` choose its chain: `from = \"any\"` and `to = \"host\"` are INPUT, `from = \"host\"` is OUTPUT, all others are FORWARD"),
         );
     }
     if rule.block.is_none() && table.get("finally").is_some() {

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::iter::Peekable;
+use std::ops::RangeInclusive;
 use std::vec::IntoIter;
 
+use super::matching::hooks;
 use crate::analysis::{
     self, BaseChain, Flow, GaveUp, Reading, RuleStep, Space, TextError, chain_flows,
 };
 use crate::iptables::{Rule, Ruleset, TableName};
 use crate::net::{Family, IntervalSet};
 use crate::policy::{CustomPosition, CustomTable};
-use crate::resolve::{Plan, PlannedCustom};
+use crate::resolve::{IN_BLOCK, Plan, PlannedCustom};
 
 /// The custom rules of one family.
 pub(in crate::verify) struct Customs {
@@ -60,12 +62,13 @@ impl Customs {
         }
         // In shared mode custom rules for a base chain go to fwc's own chain for it, such as FWC-INPUT.
         let own = chain.strip_prefix("FWC-").unwrap_or(chain);
+        let is_of_fwc = chain.starts_with("FWC-");
         let text = rule.to_text(family);
         let has = |chain: &str| {
             self.texts
                 .contains(&(table, chain.to_owned(), text.clone()))
         };
-        has(own) || has(chain)
+        has(own) || has(chain) || is_of_fwc && has(IN_BLOCK)
     }
 
     /// Returns `true` if there is a custom rule in a table.
@@ -98,8 +101,13 @@ impl Customs {
                 let Some(base) = BaseChain::from_name(&chain) else {
                     continue;
                 };
-                let chain = all.0.entry((table, base)).or_default();
-                chain.push((*position, flow));
+                if let CustomPosition::InBlock { block, behind } = *position {
+                    let of_block = all.in_blocks.entry((base, block)).or_default();
+                    of_block.push((behind, flow));
+                } else {
+                    let chain = all.in_chains.entry((table, base)).or_default();
+                    chain.push((*position, flow));
+                }
             }
         }
         Ok(all)
@@ -113,17 +121,32 @@ pub(in crate::verify) fn changed_sets(plan: &Plan, family: Family) -> BTreeSet<S
     rulesets.flat_map(analysis::changed_sets).collect()
 }
 
-/// What custom rules do at each base chain, position by position.
+/// What custom rules do, position by position.
 #[derive(Clone, Debug, Default)]
-pub(in crate::verify) struct CustomFlows(
-    BTreeMap<(TableName, BaseChain), Vec<(CustomPosition, Flow)>>,
-);
+pub(in crate::verify) struct CustomFlows {
+    /// In base chains.
+    in_chains: BTreeMap<(TableName, BaseChain), Vec<(CustomPosition, Flow)>>,
+    /// In the blocks of a base chain, by their index, with the number of rules before each.
+    in_blocks: BTreeMap<(BaseChain, usize), Vec<(usize, Flow)>>,
+}
 
 impl CustomFlows {
     /// Returns the custom rules of a base chain, to be merged with the rules or entries of the policy.
     pub fn of_chain(&self, place: (TableName, BaseChain)) -> CustomTurns {
-        let flows = self.0.get(&place).cloned().unwrap_or_default();
+        let flows = self.in_chains.get(&place).cloned().unwrap_or_default();
         CustomTurns(flows.into_iter().peekable())
+    }
+
+    /// Returns the custom rules of a block in a base chain that stand behind some numbers of rules of the policy.
+    pub fn of_block(
+        &self,
+        chain: BaseChain,
+        block: usize,
+        numbers: RangeInclusive<usize>,
+    ) -> Vec<Flow> {
+        let flows = self.in_blocks.get(&(chain, block)).into_iter().flatten();
+        let here = flows.filter(|(behind, _)| numbers.contains(behind));
+        here.map(|(_, flow)| flow.clone()).collect()
     }
 }
 
@@ -178,6 +201,14 @@ fn alone(plan: &Plan, family: Family, position: CustomPosition) -> Ruleset {
             if !own.contains(&custom.chain.as_str()) {
                 own.push(&custom.chain);
                 text += &format!(":{} - [0:0]\n", custom.chain);
+            }
+        }
+        if let CustomPosition::InBlock { block, .. } = position
+            && table == TableName::Filter
+        {
+            text += &format!(":{IN_BLOCK} - [0:0]\n");
+            for hook in hooks(&plan.rules[block]) {
+                text += &format!("-A {} -j {IN_BLOCK}\n", hook.chain());
             }
         }
         for custom in here().filter(|custom| custom.place.is_none_or(|other| other == position)) {

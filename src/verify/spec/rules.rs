@@ -1,5 +1,7 @@
 //! The specification of the filter table: the preamble, the rules in their order, and the default of each hook.
 
+use std::ops::RangeInclusive;
+
 use super::connection;
 use super::custom::{self, CustomTurns};
 use super::matching::{Matching, exists};
@@ -152,12 +154,19 @@ impl SpecChain<'_> {
         });
         // The blocks around the next rule, from the outside in, and the packets that entered each.
         let mut blocks: Vec<(usize, Set)> = Vec::new();
+        // The custom rules of blocks that stand before this rule are there already.
+        let mut before = 0;
         for (index, rule) in ordered {
             while let Some((block, entered)) =
                 blocks.pop_if(|(block, _)| rule.within != Some(*block))
             {
+                self.custom_of_block(block, entered, before..=usize::MAX, steps)?;
                 self.finally(block, entered, steps)?;
             }
+            if let Some((block, entered)) = blocks.last().copied() {
+                self.custom_of_block(block, entered, before..=index, steps)?;
+            }
+            before = index + 1;
             match (stage, rule.order) {
                 // A custom rule stands between blocks, not in one.
                 _ if rule.within.is_some() => {}
@@ -187,9 +196,39 @@ impl SpecChain<'_> {
             }
         }
         while let Some((block, entered)) = blocks.pop() {
+            self.custom_of_block(block, entered, before..=usize::MAX, steps)?;
             self.finally(block, entered, steps)?;
         }
         Ok(())
+    }
+
+    /// Adds the custom rules of a block that stand behind some numbers of rules. `entered` are the packets of the block.
+    fn custom_of_block(
+        &self,
+        block: usize,
+        entered: Set,
+        behind: RangeInclusive<usize>,
+        steps: &mut Steps<'_>,
+    ) -> Result<(), GaveUp> {
+        let chain = BaseChain::from(self.hook);
+        for flow in steps.spec.custom.of_block(chain, block, behind) {
+            let set = self.space.and(self.treated(&flow)?, entered)?;
+            steps.decisions.push(SpecStep {
+                rule: None,
+                set,
+                verdict: Some(Verdict::Target("custom".into())),
+            });
+            steps.steps.push(RuleStep::run(entered, flow));
+        }
+        Ok(())
+    }
+
+    /// Returns the packets that custom rules decide, count or log.
+    fn treated(&self, flow: &Flow) -> Result<Set, GaveUp> {
+        let parts = self.space.parts(flow.verdicts)?.into_iter();
+        let decided = parts.filter_map(|(verdict, set)| verdict.map(|_| set));
+        let treated = flow.effects.values().copied();
+        self.space.any(decided.chain(treated))
     }
 
     /// Adds what becomes of the packets of a block that none of its rules decides. `entered` are all that entered it.
@@ -215,10 +254,7 @@ impl SpecChain<'_> {
     /// their own, which no rule of the policy gives.
     fn custom(&self, position: CustomPosition, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         for flow in steps.customs.up_to(position) {
-            let parts = self.space.parts(flow.verdicts)?.into_iter();
-            let decided = parts.filter_map(|(verdict, set)| verdict.map(|_| set));
-            let treated = flow.effects.values().copied();
-            let set = self.space.any(decided.chain(treated))?;
+            let set = self.treated(&flow)?;
             steps.decisions.push(SpecStep {
                 rule: None,
                 set,
