@@ -33,13 +33,18 @@ pub fn written(random: &mut Random) -> String {
             // To accept there is to do nothing.
             _ => "DROP",
         };
+        let is_in_list = table == "filter" && random.once_in(3);
+        let (section, key) = match is_in_list {
+            true => ("rules", "custom"),
+            false => ("custom", "rule"),
+        };
         text += &format!(
-            "[[custom]]\nchain = \"{chain}\"\nrule = \"-p tcp --dport {port} -j {target}\"\n"
+            "[[{section}]]\nchain = \"{chain}\"\n{key} = \"-p tcp --dport {port} -j {target}\"\n"
         );
-        if table != "filter" || random.once_in(3) {
+        if !is_in_list && (table != "filter" || random.once_in(3)) {
             text += &format!("table = \"{table}\"\n");
         }
-        if random.once_in(2) {
+        if !is_in_list && random.once_in(2) {
             let place = random.pick(&["before", "here", "after"]);
             text += &format!("place = \"{place}\"\n");
         }
@@ -65,7 +70,16 @@ fn scattered(random: &mut Random, policy: &str, customs: &str) -> String {
     for custom in customs.split("[[").filter(|custom| !custom.is_empty()) {
         // Behind what stands in front of the first entry.
         let at = 1 + random.below(parts.len());
-        parts.insert(at, custom.trim_end().to_owned());
+        let next = parts.get(at).map_or("", |part| part);
+        let custom = match (custom.strip_prefix("rules]]"), next.split_once("]]")) {
+            // Between the rules of a block it is one of them, without a chain.
+            (Some(rest), Some((list, _))) if list.starts_with("rules.") => {
+                let keys = rest.lines().filter(|line| !line.starts_with("chain = "));
+                format!("{list}]]{}", keys.collect::<Vec<_>>().join("\n"))
+            }
+            _ => custom.trim_end().to_owned(),
+        };
+        parts.insert(at, custom);
     }
     parts.join("\n[[") + "\n"
 }
@@ -96,7 +110,15 @@ fn proven() -> Result<(), Failed> {
         policies += 1;
         for family in Family::ALL {
             let whole = &compiled.text[family];
-            let custom = whole.lines().filter(|line| line.contains("--dport 700"));
+            // Of the packets of a block a custom rule may have none.
+            let of_block = |line: &str| {
+                line.split(' ')
+                    .nth(1)
+                    .is_some_and(|chain| chain.matches('-').count() > 1)
+            };
+            let custom = whole
+                .lines()
+                .filter(|line| line.contains("--dport 700") && !of_block(line));
             let Some(line) = custom.clone().nth(random.below(custom.count().max(1))) else {
                 continue;
             };
