@@ -293,6 +293,9 @@ impl Conditions<'_> {
     }
 
     fn module(&self, condition: &Match, module: &Module) -> Result<Set, GaveUp> {
+        if let Some(ipsec) = with_ipsec(module) {
+            return self.space.not(self.opaque(&Match::Other(ipsec), false)?);
+        }
         match CONJUNCTIONS.contains(&module.name) {
             true => self.each(module.name, &module.settings),
             false => self.opaque(condition, WITH_MEMORY.contains(&module.name)),
@@ -329,6 +332,20 @@ impl Conditions<'_> {
             false => self.space.opaque(&text),
         }
     }
+}
+
+/// Returns `-m policy --pol ipsec` for `-m policy --pol none`, which matches exactly the other packets (`policy_mt` of
+/// `xt_policy.c`; `none` takes no further options); `None` for other matches.
+fn with_ipsec(module: &Module) -> Option<Box<Module>> {
+    let is_none = |setting: &ModuleOption| setting.name == "pol" && &*setting.value == "none";
+    if module.name != "policy" || !module.settings.iter().any(is_none) {
+        return None;
+    }
+    let mut ipsec = module.clone();
+    for setting in ipsec.settings.iter_mut().filter(|setting| is_none(setting)) {
+        setting.value = "ipsec".into();
+    }
+    Some(Box::new(ipsec))
 }
 
 /// Returns the addresses that match an address and a mask; `None` if the mask leaves too many bits free.

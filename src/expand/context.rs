@@ -136,6 +136,10 @@ pub struct LineContext {
     pub mark: Option<String>,
     /// every mark except this one
     pub not_mark: Option<String>,
+    /// `ipsec` for what came out of IPsec, `none` for what did not
+    pub ipsec_in: Option<&'static str>,
+    /// the same for what will go into IPsec
+    pub ipsec_out: Option<&'static str>,
     /// the type of the destination in the routing table: `LOCAL`
     pub destination_type: Option<NegatableContext>,
     pub states: Option<String>,
@@ -218,6 +222,8 @@ impl LineContext {
             "not_macs: [], ",
             "not_tcp_flags: None, ",
             "not_mark: None, ",
+            "ipsec_in: None, ",
+            "ipsec_out: None, ",
             "not_uids: [], ",
             "not_gids: [], ",
             "originals: [], ",

@@ -5,7 +5,7 @@ use crate::net::{AddressSet, Family, Hook, InterfacePattern};
 use crate::policy::DefaultAction;
 use crate::resolve::{Endpoint, Plan, PlannedRule};
 
-/// A path through a hook: devices, and the networks of zones. `None` matches everything.
+/// A path through a hook: devices, and the networks and IPsec of zones. `None` matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookPath<'p> {
     pub input: Option<&'p InterfacePattern>,
@@ -14,6 +14,43 @@ pub struct HookPath<'p> {
     pub source: Option<AddressSet>,
     /// the networks that it goes to
     pub destination: Option<AddressSet>,
+    /// it came out of IPsec, or did not
+    pub ipsec_in: Option<bool>,
+    /// it will go into IPsec, or will not
+    pub ipsec_out: Option<bool>,
+}
+
+impl<'p> HookPath<'p> {
+    /// Returns the path of packets that come by a side, wherever they go.
+    pub fn coming(side: HookSide<'p>) -> Self {
+        Self {
+            input: side.device,
+            source: side.networks,
+            ipsec_in: side.ipsec,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the path of packets that go to a side, wherever they came from.
+    pub fn going(side: HookSide<'p>) -> Self {
+        Self {
+            output: side.device,
+            destination: side.networks,
+            ipsec_out: side.ipsec,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the path of packets that come by one side and go to another.
+    pub fn between(from: HookSide<'p>, to: HookSide<'p>) -> Self {
+        let going = Self::going(to);
+        Self {
+            output: going.output,
+            destination: going.destination,
+            ipsec_out: going.ipsec_out,
+            ..Self::coming(from)
+        }
+    }
 }
 
 /// Returns `true` if the default action of a hook denies.
@@ -44,14 +81,9 @@ pub fn paths<'p>(
                 continue;
             }
             let destinations = side(plan, *to, family);
-            for (input, source) in side(plan, *from, family) {
-                for (output, destination) in &destinations {
-                    let path = HookPath {
-                        input,
-                        output: *output,
-                        source: source.clone(),
-                        destination: destination.clone(),
-                    };
+            for source in side(plan, *from, family) {
+                for destination in &destinations {
+                    let path = HookPath::between(source.clone(), destination.clone());
                     if !found.contains(&path) {
                         found.push(path);
                     }
@@ -73,7 +105,11 @@ pub fn left_out<'p>(plan: &'p Plan, places: Option<&Vec<Endpoint>>) -> Vec<HookS
             Some(index) => plan.interfaces[index].devices.iter().map(Some).collect(),
         };
         for device in devices {
-            let side = (device, member.networks.clone());
+            let side = HookSide {
+                device,
+                networks: member.networks.clone(),
+                ipsec: member.ipsec,
+            };
             if !sides.contains(&side) {
                 sides.push(side);
             }
@@ -83,13 +119,19 @@ pub fn left_out<'p>(plan: &'p Plan, places: Option<&Vec<Endpoint>>) -> Vec<HookS
 }
 
 /// Returns the only device that a negated `from` or `to` leaves out, which one line can negate; `None` if it leaves out more,
-/// or networks.
+/// networks, or only packets with or without IPsec.
 pub fn only_left_out<'p>(
     plan: &'p Plan,
     places: Option<&Vec<Endpoint>>,
 ) -> Option<&'p InterfacePattern> {
     match left_out(plan, places)[..] {
-        [(Some(device), None)] => Some(device),
+        [
+            HookSide {
+                device: Some(device),
+                networks: None,
+                ipsec: None,
+            },
+        ] => Some(device),
         _ => None,
     }
 }
@@ -112,12 +154,8 @@ pub fn not_lo(plan: &Plan, family: Family, chain: &str) -> Option<NegatableConte
 pub fn paths_in<'p>(plan: &'p Plan, rule: &PlannedRule, family: Family) -> Vec<HookPath<'p>> {
     let mut found = Vec::new();
     for from in from(rule).iter().filter(|from| **from != Endpoint::Host) {
-        for (input, source) in side(plan, *from, family) {
-            let path = HookPath {
-                input,
-                source,
-                ..HookPath::default()
-            };
+        for source in side(plan, *from, family) {
+            let path = HookPath::coming(source);
             if !found.contains(&path) {
                 found.push(path);
             }
@@ -140,21 +178,32 @@ pub fn to(rule: &PlannedRule) -> &[Endpoint] {
     }
 }
 
-/// A device, and the networks to match besides.
-pub type HookSide<'p> = (Option<&'p InterfacePattern>, Option<AddressSet>);
+/// A device, and the networks and IPsec to match besides. `None` matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookSide<'p> {
+    pub device: Option<&'p InterfacePattern>,
+    pub networks: Option<AddressSet>,
+    /// with IPsec, or without
+    pub ipsec: Option<bool>,
+}
 
 /// Returns the devices and networks of an endpoint. A rule matches one device, so each becomes a line.
 pub fn side(plan: &Plan, place: Endpoint, family: Family) -> Vec<HookSide<'_>> {
     let mut sides = Vec::new();
     for member in plan.members(place) {
+        let side = |device| HookSide {
+            device,
+            networks: member.networks.clone(),
+            ipsec: member.ipsec,
+        };
         let Some(index) = member.interface else {
-            sides.push((None, member.networks));
+            sides.push(side(None));
             continue;
         };
         let interface = &plan.interfaces[index];
         if interface.scope.has(family) {
             let devices = interface.devices.iter();
-            sides.extend(devices.map(|device| (Some(device), member.networks.clone())));
+            sides.extend(devices.map(|device| side(Some(device))));
         }
     }
     sides

@@ -211,12 +211,8 @@ fn paths<'p>(
 fn paths_out<'p>(plan: &'p Plan, packets: &PlannedRule, family: Family) -> Vec<HookPath<'p>> {
     let mut found = Vec::new();
     for to in hooks::to(packets) {
-        for (output, destination) in hooks::side(plan, *to, family) {
-            let path = HookPath {
-                output,
-                destination,
-                ..HookPath::default()
-            };
+        for side in hooks::side(plan, *to, family) {
+            let path = HookPath::going(side);
             if !found.contains(&path) {
                 found.push(path);
             }

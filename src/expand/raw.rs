@@ -119,13 +119,11 @@ fn lines(
         .iter()
         .filter(|from| **from != Endpoint::Host)
     {
-        for (input, source) in hooks::side(plan, *from, family) {
+        for side in hooks::side(plan, *from, family) {
             for (is_local, destination) in destinations(plan, rule, family, is_helper) {
                 let path = HookPath {
-                    input,
-                    output: None,
-                    source: source.clone(),
                     destination,
+                    ..HookPath::coming(side.clone())
                 };
                 let not = if is_local { "" } else { "! " };
                 let lines = rules::packets(plan, rule, &path, family, "").into_iter();

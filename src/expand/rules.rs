@@ -238,6 +238,8 @@ pub fn packets(
                         .output
                         .map(|device| NegatableContext::plain(device.to_string()))
                         .or_else(|| not_out.clone()),
+                    ipsec_in: path.ipsec_in.map(ipsec),
+                    ipsec_out: path.ipsec_out.map(ipsec),
                     mark: mark.clone(),
                     not_mark: not_mark.clone(),
                     tcp_flags: flags.clone(),
@@ -280,7 +282,7 @@ pub fn packets(
 }
 
 /// Returns lines, without a target, for the packets that a rule's negated keys leave out, as far as [`packets`] cannot say it in
-/// its own lines: iptables negates one device in a line, and no list, no zone with networks, and no service.
+/// its own lines: iptables negates one device in a line, and no list, no zone with networks or IPsec, and no service.
 pub fn exceptions(
     plan: &Plan,
     rule: &PlannedRule,
@@ -300,22 +302,24 @@ pub fn exceptions(
     let device = |device: Option<&InterfacePattern>| {
         device.map(|device| NegatableContext::plain(device.to_string()))
     };
-    for (input, networks) in sides(&rule.not_from) {
-        for source in addresses::matches(plan, None, networks.as_ref(), family, "src") {
+    for from in sides(&rule.not_from) {
+        for source in addresses::matches(plan, None, from.networks.as_ref(), family, "src") {
             lines.push(LineContext {
-                in_device: device(input),
+                in_device: device(from.device),
                 source: source.prefix,
                 source_range: source.range,
+                ipsec_in: from.ipsec.map(ipsec),
                 ..plain.clone()
             });
         }
     }
-    for (output, networks) in sides(&rule.not_to) {
-        for destination in addresses::matches(plan, None, networks.as_ref(), family, "dst") {
+    for to in sides(&rule.not_to) {
+        for destination in addresses::matches(plan, None, to.networks.as_ref(), family, "dst") {
             lines.push(LineContext {
-                out_device: device(output),
+                out_device: device(to.device),
                 destination: destination.prefix,
                 destination_range: destination.range,
+                ipsec_out: to.ipsec.map(ipsec),
                 ..plain.clone()
             });
         }
@@ -328,6 +332,14 @@ pub fn exceptions(
         }
     }
     lines
+}
+
+/// Returns the word of `--pol` for packets with IPsec, or without.
+fn ipsec(with: bool) -> &'static str {
+    match with {
+        true => "ipsec",
+        false => "none",
+    }
 }
 
 /// Returns the time matches of a rule: none, one, or two if its hours are local, since its last day is in UTC and
@@ -399,14 +411,16 @@ fn put_service(line: &mut LineContext, service: &ServiceMatch) {
 }
 
 /// Returns `true` if a packet may fit several of a rule's lines: those of a set and a list, of an authentication header and
-/// the protocol behind it, and of places with and without a device.
+/// the protocol behind it, and of places with and without a device or IPsec.
 pub fn may_overlap(lines: &[LineContext]) -> bool {
     let overlaps = |line: &LineContext| line.auth_header || !line.sets.is_empty();
     let differ = |has: fn(&LineContext) -> bool| lines.iter().any(has) && !lines.iter().all(has);
     lines.len() > 1
         && (lines.iter().any(overlaps)
             || differ(|line| line.in_device.is_some())
-            || differ(|line| line.out_device.is_some()))
+            || differ(|line| line.out_device.is_some())
+            || differ(|line| line.ipsec_in.is_some())
+            || differ(|line| line.ipsec_out.is_some()))
 }
 
 /// A rule in one hook, and its index in the plan.

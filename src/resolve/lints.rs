@@ -177,6 +177,7 @@ impl<'p> Used<'p> {
                 PolicyZone::Hosts {
                     interfaces,
                     networks,
+                    ipsec: _,
                 } => {
                     used.places
                         .extend(interfaces.iter().flat_map(|names| texts(names)));

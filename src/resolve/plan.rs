@@ -147,13 +147,15 @@ pub struct Zone {
     pub members: Vec<ZoneMember>,
 }
 
-/// Hosts behind one interface, in some networks, or both.
+/// Hosts behind one interface, in some networks, with or without IPsec, or several of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZoneMember {
     /// The interface, by its index; `None` for every device.
     pub interface: Option<usize>,
     /// The networks; `None` for every address.
     pub networks: Option<AddressSet>,
+    /// Whether packets came out of IPsec (`from`) or will go into it (`to`); `None` for both kinds.
+    pub ipsec: Option<bool>,
 }
 
 /// A log class, complete.
@@ -264,13 +266,21 @@ impl Plan {
         rules.filter(move |(_, rule)| rule.within == Some(block))
     }
 
+    /// Returns `true` if an endpoint has a member that asks for IPsec, with (`true`) or without (`false`).
+    pub fn asks_ipsec(&self, place: Endpoint, with: bool) -> bool {
+        let members = self.members(place).into_iter();
+        members
+            .map(|member| member.ipsec)
+            .any(|ipsec| ipsec == Some(with))
+    }
+
     /// Returns the members of an endpoint. `any` and `host` have one member without conditions.
     pub fn members(&self, place: Endpoint) -> Vec<ZoneMember> {
         match place {
             Endpoint::Any | Endpoint::Host => vec![ZoneMember::default()],
             Endpoint::Interface(index) => vec![ZoneMember {
                 interface: Some(index),
-                networks: None,
+                ..ZoneMember::default()
             }],
             Endpoint::Zone(index) => self.zones[index].members.clone(),
         }

@@ -157,9 +157,13 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
         match &entry.treatment {
             Treatment::NoTrack { answers } => {
                 places(plan, entry, written, sink);
+                ipsec(plan, entry, written, sink);
                 questions(entry, written, *answers, sink);
             }
-            Treatment::Helper(helper) => protocols(entry, written, helper, sink),
+            Treatment::Helper(helper) => {
+                ipsec(plan, entry, written, sink);
+                protocols(entry, written, helper, sink);
+            }
             Treatment::Drop => {
                 checked.drops_everything(sink);
                 drops(plan, entry, written, sink);
@@ -263,6 +267,61 @@ fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &m
                 Diagnostic::error(Code::NotrackPlace, name.span, message).help(format!(
                     "give `{interface}` its `networks`, or write `{key} = \"any\"` and the addresses"
                 )),
+            );
+        }
+    }
+}
+
+/// Reports zones with `ipsec` that forwarded packets of an entry go to, or that the replies of notrack go to: the raw table
+/// is before routing, which decides whether a packet goes into IPsec.
+fn ipsec(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &mut Sink) {
+    let forwards = |places: &Option<Vec<Endpoint>>| {
+        let mut places = places.iter().flatten();
+        places.any(|place| *place != Endpoint::Host)
+    };
+    let packets = &entry.packets;
+    if !(forwards(&packets.from) && forwards(&packets.to)) {
+        return;
+    }
+    let has_replies = matches!(entry.treatment, Treatment::NoTrack { .. });
+    let sides = [
+        (
+            "to",
+            "the packets go",
+            &packets.to,
+            &written.packets.to,
+            true,
+        ),
+        (
+            "from",
+            "their replies go",
+            &packets.from,
+            &written.packets.from,
+            has_replies,
+        ),
+    ];
+    for (key, who, places, names, is_asked) in sides {
+        for (place, name) in places.iter().flatten().zip(names.iter().flatten()) {
+            let asks = [true, false]
+                .iter()
+                .any(|with| plan.asks_ipsec(*place, *with));
+            if !asks || !is_asked {
+                continue;
+            }
+            let message = format!(
+                "the raw table does not show whether {who} into IPsec, as `{}` asks",
+                name.value
+            );
+            sink.report(
+                Diagnostic::error(Code::NotrackPlace, name.span, message)
+                    .with_note("routing decides it, after the raw table")
+                    .help(format!(
+                        "write `{key} = \"any\"` and name the addresses in `{}`",
+                        match key {
+                            "to" => "destination",
+                            _ => "source",
+                        }
+                    )),
             );
         }
     }

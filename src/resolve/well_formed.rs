@@ -46,6 +46,7 @@ impl<'p> Sound<'p> {
             PolicyZone::Hosts {
                 interfaces: named,
                 networks,
+                ipsec: _,
             } => {
                 let networks = names(networks.iter().flatten()).all(|name| known.contains(name));
                 let named = texts(named.iter().flatten()).all(|name| interfaces.contains(name));

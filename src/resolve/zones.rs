@@ -46,6 +46,7 @@ impl Resolver<'_> {
             policy::PolicyZone::Hosts {
                 interfaces,
                 networks,
+                ipsec,
             } => {
                 let networks = networks
                     .as_ref()
@@ -57,6 +58,7 @@ impl Resolver<'_> {
                 let members = interfaces.into_iter().map(|interface| ZoneMember {
                     interface,
                     networks: networks.clone(),
+                    ipsec: ipsec.as_ref().map(|ipsec| ipsec.value),
                 });
                 members.collect()
             }
@@ -84,7 +86,7 @@ impl Resolver<'_> {
             } else if let Some(index) = self.policy.interfaces.index_of(&name.value) {
                 members.push(ZoneMember {
                     interface: Some(index),
-                    networks: None,
+                    ..ZoneMember::default()
                 });
             } else if self.policy.zones.get(&name.value).is_some() {
                 members.extend(self.zone(&name.value, open, sink));

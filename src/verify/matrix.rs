@@ -154,12 +154,16 @@ impl Asked<'_> {
         let mut others = space.none();
         if let [hook] = hooks(&self.asked)[..] {
             let asked = self.asked.clone();
+            let honest = match hook {
+                Hook::Output => space.all(),
+                Hook::Input | Hook::Forward => self.honest(from)?,
+            };
             let outcome = self.outcome(hook)?;
             let arriving = arriving(plan, &asked, space, hook)?;
             let going = outcome
                 .path
                 .going(space, ending(plan, &asked, space, hook)?)?;
-            fits = space.and(arriving, going)?;
+            fits = space.every([arriving, going, honest])?;
             fits = Routed::new(plan, space, &outcome.path, &asked).possible(fits)?;
             passes = space.and(outcome.passes, fits)?;
             stops = space.and(outcome.stops, fits)?;
@@ -233,15 +237,21 @@ impl Asked<'_> {
         if let Some(ports) = self.source_ports {
             possible = space.and(possible, space.values(Field::SourcePort, ports)?)?;
         }
-        if hook != Hook::Output {
-            let place = (TableName::Raw, BaseChain::Prerouting);
-            let raw = self.behaviour.flow(space, place).verdicts;
-            let mut honest = space.decided(raw, &Verdict::Accept)?;
+        Ok(possible)
+    }
+
+    /// Returns the packets from a place that antispoof lets through. It exempts what came by IPsec, which counts only for a
+    /// zone that asks for it: otherwise every source would depend on IPsec.
+    fn honest(&self, from: Endpoint) -> Result<Set, GaveUp> {
+        let space = self.space;
+        let place = (TableName::Raw, BaseChain::Prerouting);
+        let raw = self.behaviour.flow(space, place).verdicts;
+        let mut honest = space.decided(raw, &Verdict::Accept)?;
+        if !self.plan.asks_ipsec(from, true) {
             for field in space.support(Condition::FromIpsec.set(space)?) {
                 honest = space.with(honest, field, 0)?;
             }
-            possible = space.and(possible, honest)?;
         }
-        Ok(possible)
+        Ok(honest)
     }
 }

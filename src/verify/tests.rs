@@ -145,14 +145,17 @@ struct Tester<'a> {
     possible: Set,
     /// The packets that `antispoof` drops, unless they came by IPsec.
     spoofed: Set,
+    /// The packets that `antispoof` drops.
+    dropped: Set,
 }
 
 impl<'a> Tester<'a> {
     fn new(sides: &'a BothSides<'a>, text: &'a Behaviour, hook: Hook) -> Result<Self, GaveUp> {
         let space = sides.space;
-        let mut spoofed = space.none();
+        let (mut spoofed, mut dropped) = (space.none(), space.none());
         if hook != Hook::Output {
-            spoofed = super::spec::spoofed(sides.plan, space)?;
+            dropped = super::spec::spoofed(sides.plan, space)?;
+            spoofed = dropped;
             for field in space.support(Condition::FromIpsec.set(space)?) {
                 spoofed = space.with(spoofed, field, 0)?;
             }
@@ -170,6 +173,7 @@ impl<'a> Tester<'a> {
             text,
             possible,
             spoofed,
+            dropped,
         })
     }
 
@@ -236,7 +240,13 @@ impl<'a> Tester<'a> {
         }
         let names_sources = test.packets.source.as_ref();
         if names_sources.is_none_or(|source| source.negated) {
-            fits = space.minus(fits, self.spoofed)?;
+            // IPsec exempts packets from antispoof. Of a zone behind it each source counts.
+            let mut from = test.packets.from.iter().flatten();
+            let left_out = match from.any(|place| self.sides.plan.asks_ipsec(*place, true)) {
+                true => self.dropped,
+                false => self.spoofed,
+            };
+            fits = space.minus(fits, left_out)?;
         }
         self.assumed(test, fits)
     }

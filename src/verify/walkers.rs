@@ -248,6 +248,7 @@ impl Walkers<'_> {
                 ends,
             }),
             Circumstance::FromIpsec => holds(&Condition::FromIpsec),
+            Circumstance::IntoIpsec => holds(&Condition::IntoIpsec),
             Circumstance::AuthHeader => holds(&Condition::AuthHeader),
             Circumstance::ToThisHost => holds(&Condition::ToThisHost),
             Circumstance::Turn(turn) => self.spec.turns.get(&turn).is_none_or(holds),

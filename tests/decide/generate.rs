@@ -406,7 +406,8 @@ impl Sample {
         let lines = self
             .text
             .lines()
-            .filter(|line| line.contains("networks = "));
+            // What leaves does not show whether it came out of IPsec.
+            .filter(|line| line.contains("networks = ") && !line.contains("ipsec = "));
         lines
             .filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()))
             .collect()
@@ -458,6 +459,7 @@ impl Sample {
         groups: &[String],
     ) -> Vec<String> {
         let mut places = interfaces.to_vec();
+        let mut of_ipsec = Random(random.0.rotate_left(23));
         self.line("[zones]");
         let plain: Vec<String> = groups
             .iter()
@@ -478,6 +480,13 @@ impl Sample {
                         "networks = {:?}",
                         self.address_list(random, &plain)
                     ));
+                }
+                if of_ipsec.once_in(3) {
+                    let with = of_ipsec.once_in(2);
+                    parts.push(format!("ipsec = {with}"));
+                    if of_ipsec.once_in(4) {
+                        parts.retain(|part| !part.starts_with("networks"));
+                    }
                 }
                 self.line(&format!("{name} = {{ {} }}", parts.join(", ")));
             }

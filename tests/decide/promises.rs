@@ -17,7 +17,7 @@ use fwc::net::{
 };
 use fwc::policy::{
     self, Assume, Chance, Circumstance, DecidedBy, Expect, NewAddress, Policy, PolicyRule,
-    PolicyTest, PolicyTrace, PolicyVerdict,
+    PolicyTest, PolicyTrace, PolicyVerdict, PolicyZone,
 };
 use fwc::source::{Located, SourceMap};
 use libtest_mimic::{Failed, Trial};
@@ -580,8 +580,11 @@ impl<'p> Promise<'p> {
         }
         let source = self.test.packets.source.as_ref();
         let unsaid = source.is_none_or(|source| source.negated);
+        // From a zone behind IPsec any source may come.
+        let mut from = self.test.packets.from.iter().flatten();
+        let from_ipsec = from.any(|place| is_behind_ipsec(self.policy, &place.value));
         let holds = |asked: Circumstance<'_>| {
-            !matches!(asked, Circumstance::FromIpsec) && luck.holds(asked, packet)
+            (from_ipsec || !matches!(asked, Circumstance::FromIpsec)) && luck.holds(asked, packet)
         };
         unsaid && policy::decide_when(self.policy, packet, &holds).by == DecidedBy::Antispoof
     }
@@ -746,5 +749,17 @@ fn thrown(throw: u64, asked: Circumstance<'_>, moved: bool) -> bool {
             (throw, words, moved).hash(&mut hasher);
             hasher.finish() & 1 == 1
         }
+    }
+}
+
+/// Whether a zone, or one in it, asks for what came out of IPsec.
+fn is_behind_ipsec(policy: &Policy, place: &str) -> bool {
+    match policy.zones.get(place).map(|zone| &zone.value) {
+        None => false,
+        Some(PolicyZone::Union(parts)) => {
+            let mut parts = parts.iter();
+            parts.any(|part| is_behind_ipsec(policy, &part.value))
+        }
+        Some(PolicyZone::Hosts { ipsec, .. }) => ipsec.as_ref().is_some_and(|ipsec| ipsec.value),
     }
 }

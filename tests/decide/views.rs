@@ -110,6 +110,10 @@ impl Compiled {
                 Match::Other(module) if module.name == "owner" => {
                     module.settings.iter().all(|setting| setting.negated)
                 }
+                // Nothing is encrypted.
+                Match::Other(module) if module.name == "policy" => {
+                    &*module.setting("pol").unwrap().value == "none"
+                }
                 Match::Other(module) => usually(module.name),
                 Match::Conntrack(_) => false,
                 _ => return None,

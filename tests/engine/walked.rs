@@ -84,6 +84,14 @@ pub fn oracle(says: &dyn Fn(&str) -> bool, packet: &Packet, condition: &Match) -
                 }
                 _ => each(module.name, std::slice::from_ref(setting)),
             }),
+            // What did not come out of IPsec, or will not go into it, is all the rest.
+            "policy" => {
+                let text = condition.to_text(packet.family);
+                match text.strip_suffix(" --pol none") {
+                    Some(rest) => !says(&format!("{rest} --pol ipsec")),
+                    None => says(&text),
+                }
+            }
             _ => says(&condition.to_text(packet.family)),
         },
         _ => says(&condition.to_text(packet.family)),

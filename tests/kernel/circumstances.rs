@@ -33,6 +33,10 @@ pub struct Circumstances {
     pub length: Option<u16>,
     /// Where the first packet of its connection was sent to; not said, where this packet goes.
     pub original: Original,
+    /// It came out of IPsec.
+    pub from_ipsec: bool,
+    /// It will go into IPsec.
+    pub into_ipsec: bool,
 }
 
 /// What is known of the first packet of a connection, if it differs from a later one.
@@ -193,7 +197,14 @@ impl Circumstances {
             }
             "time" => Some(self.at.is_none_or(|at| time_holds(module, at))),
             "ah" if module.settings.is_empty() => Some(self.has_auth_header()),
-            "policy" => Some(false),
+            "policy" => {
+                let has = match &*module.setting("dir")?.value {
+                    "in" => self.from_ipsec,
+                    _ => self.into_ipsec,
+                };
+                // No policy asks for more than that.
+                Some(has == (&*module.setting("pol")?.value == "ipsec"))
+            }
             // Counters are fresh, and the numbers of probes are large: nothing was seen before, and no quota is used up.
             "recent" | "statistic" => Some(false),
             "quota" => Some(true),

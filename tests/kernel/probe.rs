@@ -67,6 +67,12 @@ pub struct Probe {
     original_port: Option<u16>,
     /// `reply`; not said, that of the connection's first packet.
     direction: Option<String>,
+    /// It came out of IPsec.
+    #[serde(default)]
+    ipsec_in: bool,
+    /// It will go into IPsec.
+    #[serde(default)]
+    ipsec_out: bool,
     expect: Expect,
     pub why: String,
 }
@@ -172,6 +178,8 @@ impl Probe {
             at: at.transpose().map_err(|error| format!("at: {error}"))?,
             extension_header: (self.ah || self.is_ah_in_ipv6()?).then_some(51),
             length: self.length,
+            from_ipsec: self.ipsec_in,
+            into_ipsec: self.ipsec_out,
             original: Original {
                 destination: self.original_destination,
                 port: self.original_port,

@@ -127,6 +127,9 @@ fn judge_by_kernel(
             // The connections of the lab are not translated, and all of its packets go in their first direction.
             if circumstances.at.is_some()
                 || circumstances.original != Original::default()
+                // The lab has no IPsec; `ipsec::*` has.
+                || circumstances.from_ipsec
+                || circumstances.into_ipsec
                 || is_translated
                 || is_translated_here(rules, packet)?
                 || is_never_invalid(packet)

@@ -2,7 +2,7 @@
 
 use super::{Entry, HairpinClients, protocol_of};
 use crate::expand::context::{LineContext, NegatableContext};
-use crate::expand::hooks::HookPath;
+use crate::expand::hooks::{HookPath, HookSide};
 use crate::expand::rules;
 use crate::net::{AddressRange, AddressSet, Hook, IntervalSet, PortRange};
 use crate::resolve::{
@@ -103,7 +103,9 @@ impl<'p> Entry<'p> {
             Hook::Output => self.paths_out(),
         };
         let mut lines: Vec<_> = paths.iter().flat_map(accepting).collect();
-        let from_anywhere = |path: &HookPath<'_>| path.input.is_none() && path.source.is_none();
+        let from_anywhere = |path: &HookPath<'_>| {
+            path.input.is_none() && path.source.is_none() && path.ipsec_in.is_none()
+        };
         let comes_back = hook == Hook::Input && self.is_from_host() && self.is_to_host();
         if comes_back && !paths.iter().any(from_anywhere) {
             let own = accepting(&self.to_this_host()).into_iter();
@@ -153,10 +155,10 @@ impl<'p> Entry<'p> {
         if self.is_to_host() {
             paths.push(self.to_this_host());
         }
-        for (_, destination) in self.sides(self.to()) {
+        for to in self.sides(self.to()) {
             let path = HookPath {
-                destination,
-                ..HookPath::default()
+                output: None,
+                ..HookPath::going(to)
             };
             if !paths.contains(&path) {
                 paths.push(path);
@@ -171,18 +173,13 @@ impl<'p> Entry<'p> {
         inputs.extend(self.beside().iter().flat_map(HairpinClients::sides));
         let outputs = match hook {
             Hook::Forward => self.sides(self.to()),
-            Hook::Input if self.is_to_host() => vec![(None, None)],
+            Hook::Input if self.is_to_host() => vec![HookSide::default()],
             Hook::Input | Hook::Output => return Vec::new(),
         };
         let mut paths = Vec::new();
-        for (input, source) in &inputs {
-            for (output, destination) in &outputs {
-                let path = HookPath {
-                    input: *input,
-                    output: *output,
-                    source: source.clone(),
-                    destination: destination.clone(),
-                };
+        for from in &inputs {
+            for to in &outputs {
+                let path = HookPath::between(from.clone(), to.clone());
                 if !paths.contains(&path) {
                     paths.push(path);
                 }

@@ -74,12 +74,8 @@ impl<'p> Entry<'p> {
             return own.then(path).into_iter().collect();
         }
         let mut paths = Vec::new();
-        for (input, source) in self.sides(from) {
-            let path = HookPath {
-                input,
-                source,
-                ..HookPath::default()
-            };
+        for side in self.sides(from) {
+            let path = HookPath::coming(side);
             paths.push((path, self.packets.destination.clone()));
         }
         let all_beside = self.beside();
@@ -93,12 +89,8 @@ impl<'p> Entry<'p> {
         };
         let destination = self.packets.destination.clone();
         for beside in &all_beside {
-            for (input, source) in beside.sides() {
-                let path = HookPath {
-                    input,
-                    source,
-                    ..HookPath::default()
-                };
+            for side in beside.sides() {
+                let path = HookPath::coming(side);
                 let destination = destination.clone().unwrap_or_else(others);
                 paths.push((path, Some(destination)));
             }

@@ -102,6 +102,8 @@ struct HairpinClients<'p> {
     interface: Option<&'p PlannedInterface>,
     /// The networks of their zone, if `to` names a zone with networks.
     zone: Option<AddressSet>,
+    /// Whether their zone asks for IPsec.
+    ipsec: Option<bool>,
     /// Their known addresses.
     networks: AddressSet,
 }
@@ -252,6 +254,7 @@ impl<'p> Entry<'p> {
                 interface,
                 networks: self.networks(member.networks.as_ref(), interface),
                 zone: member.networks,
+                ipsec: member.ipsec,
             }
         });
         beside
@@ -276,13 +279,16 @@ impl<'p> Entry<'p> {
 
 impl<'p> HairpinClients<'p> {
     fn sides(&self) -> Vec<HookSide<'p>> {
+        let side = |device| HookSide {
+            device,
+            networks: self.zone.clone(),
+            ipsec: self.ipsec,
+        };
         match self.interface {
-            None => vec![(None, self.zone.clone())],
+            None => vec![side(None)],
             Some(interface) => {
                 let devices = interface.devices.iter();
-                devices
-                    .map(|device| (Some(device), self.zone.clone()))
-                    .collect()
+                devices.map(|device| side(Some(device))).collect()
             }
         }
     }

@@ -31,12 +31,10 @@ impl<'p> Entry<'p> {
             with_port: false,
         };
         let mut lines = Vec::new();
-        for (output, destination) in self.sides(self.to()) {
+        for to in self.sides(self.to()) {
             let path = HookPath {
-                output,
                 source: networks.clone(),
-                destination,
-                ..HookPath::default()
+                ..HookPath::going(to)
             };
             let found = rules::packets(self.plan, packets, &path, self.family, &self.origin);
             lines.extend(found.into_iter().map(|line| translated(line, &new)));
@@ -54,12 +52,10 @@ impl<'p> Entry<'p> {
         };
         let mut lines = Vec::new();
         for beside in self.beside() {
-            for (output, zone) in beside.sides() {
+            for side in beside.sides() {
                 let path = HookPath {
-                    output,
                     source: Some(beside.networks.clone()),
-                    destination: zone,
-                    ..HookPath::default()
+                    ..HookPath::going(side)
                 };
                 for rule in self.ends() {
                     let found = rules::packets(self.plan, &rule, &path, self.family, &self.origin);

@@ -149,8 +149,10 @@ pub enum Circumstance<'p> {
         /// The ends of the packet that its members are compared with.
         ends: SetEnds,
     },
-    /// The packet came through an IPsec tunnel.
+    /// The packet came out of IPsec.
     FromIpsec,
+    /// The packet will go into IPsec.
+    IntoIpsec,
     /// An authentication header precedes the protocol; IPv6 only.
     AuthHeader,
     /// The destination is an address of this host.
@@ -184,7 +186,8 @@ impl Circumstance<'_> {
             Self::WithinLimit(_) | Self::WithinConnections(_) => true,
             Self::Time(_) | Self::NotAfter(_) => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
-            Self::InForeignSet { .. } | Self::FromIpsec | Self::AuthHeader => false,
+            Self::InForeignSet { .. } | Self::AuthHeader => false,
+            Self::FromIpsec | Self::IntoIpsec => false,
             Self::ToThisHost | Self::Turn(_) => true,
             Self::OriginalDirection => true,
             Self::OriginalDestination(_) | Self::OriginalPort { .. } | Self::Matches(_) => false,
@@ -205,6 +208,8 @@ impl Circumstance<'_> {
                 name,
                 ends: ends.reversed(),
             },
+            Self::FromIpsec => Self::IntoIpsec,
+            Self::IntoIpsec => Self::FromIpsec,
             other => other,
         }
     }

@@ -644,6 +644,7 @@ impl Evaluation<'_> {
         let networks = member.networks;
         carries
             && networks.is_none_or(|networks| self.is_any(networks, self.packet.destination, false))
+            && self.has_ipsec(member, false)
     }
 
     /// Returns `true` if an address is in the known networks of a member.

@@ -1,6 +1,6 @@
 //! Decides `from` and `to` of a rule.
 
-use super::{Evaluation, addresses};
+use super::{Circumstance, Evaluation, addresses};
 use crate::net::{Family, Hook, InterfacePattern};
 use crate::policy::{AddressExpression, AddressItem, Policy, PolicyRule, PolicyZone};
 use crate::source::Located;
@@ -129,6 +129,7 @@ impl Evaluation<'_> {
             let networks = member.networks;
             member.interface.is_none_or(has_device)
                 && networks.is_none_or(|networks| self.is_any(networks, address, source))
+                && self.has_ipsec(&member, source)
         })
     }
 
@@ -146,6 +147,18 @@ impl Evaluation<'_> {
         let networks = member.networks;
         member.interface.is_none_or(|name| self.is_on(name, device))
             && networks.is_none_or(|networks| self.is_any(networks, address, source))
+            && self.has_ipsec(member, source)
+    }
+
+    /// Returns `true` if the packet came out of IPsec (or will go into it) as a member of a zone asks.
+    pub(super) fn has_ipsec(&self, member: &MemberCondition<'_>, source: bool) -> bool {
+        let asked = match source {
+            true => Circumstance::FromIpsec,
+            false => Circumstance::IntoIpsec,
+        };
+        member
+            .ipsec
+            .is_none_or(|wanted| (self.holds)(asked) == wanted)
     }
 
     /// Returns `true` if the device belongs to the interface and the packet has a family of its scope.
@@ -178,10 +191,12 @@ pub(super) fn place_exists(
     })
 }
 
-/// A member of a zone: an interface, networks, or both. `None` matches everything.
+/// A member of a zone: an interface, networks, IPsec, or several of them. `None` matches everything.
 pub(super) struct MemberCondition<'p> {
     pub interface: Option<&'p str>,
     pub networks: Option<&'p [Located<AddressItem>]>,
+    /// `true`: with IPsec; `false`: without.
+    pub ipsec: Option<bool>,
 }
 
 /// Returns the members of a zone and of the zones in it; an interface is its own only member.
@@ -195,6 +210,7 @@ pub(super) fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<MemberCondi
             None => members.push(MemberCondition {
                 interface: Some(name),
                 networks: None,
+                ipsec: None,
             }),
             Some(PolicyZone::Union(parts)) => {
                 for part in parts {
@@ -206,16 +222,20 @@ pub(super) fn members<'p>(policy: &'p Policy, place: &'p str) -> Vec<MemberCondi
             Some(PolicyZone::Hosts {
                 interfaces: None,
                 networks,
+                ipsec,
             }) => members.push(MemberCondition {
                 interface: None,
                 networks: networks.as_deref(),
+                ipsec: ipsec.as_ref().map(|ipsec| ipsec.value),
             }),
             Some(PolicyZone::Hosts {
                 interfaces: Some(interfaces),
                 networks,
+                ipsec,
             }) => members.extend(interfaces.iter().map(|interface| MemberCondition {
                 interface: Some(interface.value.as_str()),
                 networks: networks.as_deref(),
+                ipsec: ipsec.as_ref().map(|ipsec| ipsec.value),
             })),
         }
     }

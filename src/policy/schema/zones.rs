@@ -13,12 +13,14 @@ use crate::source::Located;
 pub enum PolicyZone {
     /// The union of other zones and interfaces.
     Union(Vec<Located<String>>),
-    /// The hosts behind some interfaces, in some networks, or both.
+    /// The hosts behind some interfaces, in some networks, or both, with or without IPsec.
     Hosts {
         /// Interfaces by name; `None` means every device.
         interfaces: Option<Vec<Located<String>>>,
         /// Networks; `None` means every address.
         networks: Option<Vec<Located<AddressItem>>>,
+        /// `true`: only what came out of IPsec or will go into it; `false`: only what did not and will not.
+        ipsec: Option<Located<bool>>,
     },
 }
 
@@ -49,6 +51,12 @@ const KEYS: TableKeys = TableKeys {
             "The addresses of the hosts; left out: any address.",
         )
         .example("['192.168.1.128/25']"),
+        Key::new(
+            "ipsec",
+            Shape::Boolean,
+            "`true`: in `from` what came out of IPsec, in `to` what will go into it; `false`: what did not, and will not. Left out: either.",
+        )
+        .example("true"),
         OVERRIDE,
     ],
 };
@@ -68,10 +76,12 @@ pub(super) fn read(root: CheckedTable<'_>, zones: &mut Definitions<PolicyZone>, 
             Some(value) => Some(read_items("networks", value, sink)?),
             None => None,
         };
-        if table.get("interfaces").is_none() && table.get("networks").is_none() {
+        let ipsec = table.boolean("ipsec", sink);
+        let is_empty = |key: &&str| table.get(key).is_none();
+        if ["interfaces", "networks", "ipsec"].iter().all(is_empty) {
             if keys_are_known {
                 let message = format!(
-                    "the zone `{}` has neither `interfaces` nor `networks`",
+                    "the zone `{}` has neither `interfaces` nor `networks` nor `ipsec`",
                     name.value
                 );
                 sink.report(
@@ -81,10 +91,12 @@ pub(super) fn read(root: CheckedTable<'_>, zones: &mut Definitions<PolicyZone>, 
             }
             return None;
         }
-        let failed = table.get("interfaces").is_some() && interfaces.is_none();
+        let failed = table.get("interfaces").is_some() && interfaces.is_none()
+            || table.get("ipsec").is_some() && ipsec.is_none();
         (!failed).then_some(PolicyZone::Hosts {
             interfaces,
             networks,
+            ipsec,
         })
     });
 }

@@ -142,7 +142,8 @@ impl Checked<'_> {
                     .iter()
                     .flatten()
                     .flat_map(|place| plan.members(*place));
-                let everywhere = members.filter(|member| member.interface.is_none());
+                let everywhere =
+                    members.filter(|member| member.interface.is_none() && member.ipsec.is_none());
                 let everywhere = everywhere.filter_map(|member| member.networks);
                 let all = everywhere.fold(AddressSet::default(), |all, one| all.union(&one));
                 let rest = all.family(family).complement(family.last_address());

@@ -112,6 +112,19 @@ impl Entry<'_> {
                         .help("name them in `source`, and leave `host` out of `from`"),
                 );
             }
+            let asks = |place: &Endpoint| {
+                [true, false]
+                    .iter()
+                    .any(|with| self.plan.asks_ipsec(*place, *with))
+            };
+            if let Some(span) = span_of(&packets.from, &written.from, &asks) {
+                let message = "a packet that leaves does not show whether it came out of IPsec, as this zone asks";
+                sink.report(
+                    Diagnostic::error(Code::NatSourceUnknown, span, message)
+                        .with_note("sources are translated when a packet leaves; `ipsec` of a zone in `to` is known then")
+                        .help("name the addresses in `source`, or set a mark in a [[mangle]] entry with this `from` and match that with `mark`"),
+                );
+            }
             if let Some(span) = span_of(&packets.to, &written.to, &host) {
                 let message = "sources are translated when a packet leaves, but packets to `host` do not leave";
                 sink.report(

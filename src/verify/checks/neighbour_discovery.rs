@@ -243,7 +243,7 @@ impl Chain<'_> {
     /// (`true`) or never holds for neighbours (`false`).
     fn own_conditions(&self) -> Result<Vec<(Field, bool)>, GaveUp> {
         let plan = self.plan;
-        let mut all = vec![Condition::FromIpsec];
+        let mut all = vec![Condition::FromIpsec, Condition::IntoIpsec];
         all.extend(self.spec.limits.values().cloned());
         all.extend(self.spec.connections.values().cloned());
         all.extend(self.spec.counted.values().flatten().cloned());

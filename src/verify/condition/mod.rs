@@ -52,8 +52,10 @@ pub(super) enum Condition {
         /// The ends of the packet that its members are compared with.
         ends: SetEnds,
     },
-    /// The packet came through an IPsec tunnel.
+    /// The packet came out of IPsec.
     FromIpsec,
+    /// The packet will go into IPsec, by the route that the kernel chose.
+    IntoIpsec,
     /// The packet has an authentication header, whatever its protocol; for IPv6 only, where the header is an extension.
     AuthHeader,
     /// The destination is an address of this host, by the routing table.
@@ -103,6 +105,7 @@ impl fmt::Display for Condition {
                 write!(out, "{} in set {name}", ends.collect::<Vec<_>>().join(", "))
             }
             Self::FromIpsec => out.write_str("came by IPsec"),
+            Self::IntoIpsec => out.write_str("goes into IPsec"),
             Self::AuthHeader => out.write_str("has an authentication header"),
             Self::ToThisHost => out.write_str("goes to an address of this host"),
             Self::Turn(bucket, every) => write!(out, "one in {every}, {bucket}"),
@@ -142,7 +145,8 @@ impl Condition {
 
     fn asks_destination(&self) -> bool {
         match self {
-            Self::ToThisHost => true,
+            // A translation of the destination changes the route.
+            Self::ToThisHost | Self::IntoIpsec => true,
             Self::InSet { ends, .. } => ends.from_source().contains(&false),
             _ => false,
         }
@@ -177,7 +181,7 @@ impl Condition {
             | Self::Turn(..)
             | Self::Counting(..) => true,
             Self::User(_) | Self::Group(_) | Self::InSet { .. } => false,
-            Self::FromIpsec | Self::AuthHeader => false,
+            Self::FromIpsec | Self::IntoIpsec | Self::AuthHeader => false,
         }
     }
 

@@ -28,12 +28,7 @@ impl Condition {
                 "time" => time(module),
                 // In IPv4 `-m ah` is only valid with `-p ah`, and adds nothing to it.
                 "ah" if module.settings.is_empty() => Some(vec![(Self::AuthHeader, false)]),
-                "policy" => {
-                    let settings = module.settings.iter();
-                    let words = settings.map(|one| (one.name, &*one.value, one.negated));
-                    let ipsec = [("dir", "in", false), ("pol", "ipsec", false)];
-                    words.eq(ipsec).then(|| vec![(Self::FromIpsec, false)])
-                }
+                "policy" => ipsec(module),
                 _ => None,
             },
             _ => None,
@@ -73,6 +68,27 @@ impl Condition {
             bits => CountScope::by_source(bits),
         };
         Some((most.value.parse().ok()?, counted, beyond.is_some()))
+    }
+}
+
+/// Reads `-m policy --dir DIR --pol POL`. Without more options `none` matches exactly the packets that `ipsec` does not
+/// (`policy_mt` of `xt_policy.c`).
+fn ipsec(module: &Module) -> Translated {
+    let [dir, pol] = &module.settings[..] else {
+        return None;
+    };
+    if (dir.name, pol.name) != ("dir", "pol") || dir.negated || pol.negated {
+        return None;
+    }
+    let condition = match &*dir.value {
+        "in" => Condition::FromIpsec,
+        "out" => Condition::IntoIpsec,
+        _ => return None,
+    };
+    match &*pol.value {
+        "ipsec" => Some(vec![(condition, false)]),
+        "none" => Some(vec![(condition, true)]),
+        _ => None,
     }
 }
 

@@ -246,7 +246,20 @@ impl Matching<'_> {
             (Some(networks), PacketEnd::From) => space.values(Field::Source, networks)?,
             (Some(networks), PacketEnd::To) => space.values(Field::Destination, networks)?,
         };
-        space.and(devices, networks)
+        space.every([devices, networks, self.ipsec(part, side)?])
+    }
+
+    /// Returns the packets that came out of IPsec, or will go into it, as a part of an endpoint asks on one side.
+    pub fn ipsec(&self, part: &ZonePart<'_>, side: PacketEnd) -> Result<Set, GaveUp> {
+        let condition = match side {
+            PacketEnd::From => Condition::FromIpsec,
+            PacketEnd::To => Condition::IntoIpsec,
+        };
+        match part.ipsec {
+            None => Ok(self.space.all()),
+            Some(true) => condition.set(self.space),
+            Some(false) => self.space.not(condition.set(self.space)?),
+        }
     }
 
     /// Returns the packets whose address on one side fits `source` or `destination` of a rule.
@@ -385,10 +398,11 @@ pub(in crate::verify) enum PacketEnd {
     To,
 }
 
-/// The hosts behind an interface, in some networks, or both; all hosts if neither is set.
+/// The hosts behind an interface, in some networks, with or without IPsec; all hosts if nothing is set.
 pub(in crate::verify) struct ZonePart<'a> {
     pub interface: Option<&'a PlannedInterface>,
     pub networks: Option<&'a IntervalSet>,
+    pub ipsec: Option<bool>,
 }
 
 /// Returns the parts of an endpoint that exist in a family.
@@ -407,6 +421,7 @@ fn all_parts(plan: &Plan, place: Endpoint, family: Family) -> Vec<ZonePart<'_>> 
     let everywhere = ZonePart {
         interface: None,
         networks: None,
+        ipsec: None,
     };
     let of_interface = |index: usize| Some(&plan.interfaces[index]);
     match place {
@@ -414,6 +429,7 @@ fn all_parts(plan: &Plan, place: Endpoint, family: Family) -> Vec<ZonePart<'_>> 
         Endpoint::Interface(index) => vec![ZonePart {
             interface: of_interface(index),
             networks: None,
+            ipsec: None,
         }],
         Endpoint::Zone(index) => {
             let members = plan.zones[index].members.iter();
@@ -421,6 +437,7 @@ fn all_parts(plan: &Plan, place: Endpoint, family: Family) -> Vec<ZonePart<'_>> 
                 .map(|member| ZonePart {
                     interface: member.interface.and_then(of_interface),
                     networks: member.networks.as_ref().map(|set| set.family(family)),
+                    ipsec: member.ipsec,
                 })
                 .collect()
         }

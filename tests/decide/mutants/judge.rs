@@ -184,6 +184,14 @@ impl Answers<'_> {
                     .filter(|asked| !asked.is_empty() && *asked != [NO_END])
                     .all(|asked| holds([asked, zone.clone()].concat()))
             }
+            // One question for both.
+            "policy" if of(&|name| name == "pol") == ["false pol none"] => {
+                let mut ipsec = module.clone();
+                for setting in ipsec.settings.iter_mut().filter(|one| one.name == "pol") {
+                    setting.value = "ipsec".into();
+                }
+                !self.module(&ipsec)
+            }
             // Its name only tells a limit from others, and a bucket that is whole again may as well be forgotten.
             name => {
                 let quiet = ["hashlimit-name", "hashlimit-htable-expire"];

@@ -528,7 +528,7 @@ impl Chance for OfPolicy<'_, '_> {
             Circumstance::InForeignSet { name, ends } => {
                 judge.is_member(name, end(ends.from_source()[0]))
             }
-            Circumstance::FromIpsec | Circumstance::Custom(_) => false,
+            Circumstance::FromIpsec | Circumstance::IntoIpsec | Circumstance::Custom(_) => false,
             Circumstance::AuthHeader => packet.protocol == Protocol::AH.0,
             Circumstance::ToThisHost => judge.ways.is_local(packet),
             // The random policies ask for the original destination of NEW packets only.

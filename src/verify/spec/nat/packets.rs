@@ -184,6 +184,7 @@ impl<'a> Entry<'a> {
                         Some(networks) => space.values(Field::Destination, networks)?,
                         None => space.all(),
                     };
+                    let end = space.and(end, self.matching.ipsec(&part, PacketEnd::To)?)?;
                     ends = space.or(ends, end)?;
                 }
                 ends
