@@ -23,6 +23,7 @@ mod generate_nat;
 #[path = "../decide/generate_rules.rs"]
 mod generate_rules;
 mod hostile;
+mod ipsec;
 mod lab;
 mod looped;
 mod policies;
@@ -67,6 +68,7 @@ fn main() {
     tests.extend(random::all());
     tests.extend(tables::all());
     tests.extend(looped::all());
+    tests.extend(ipsec::all());
     tests.extend(policies::all());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, tests);
     print!("{}", random::table());
