@@ -198,6 +198,8 @@ codes! {
     StateBelowEstablished = "state-below-established",
     /// A list of addresses that is many lines.
     LargeList = "large-list",
+    /// A limit with `hits`, for which the kernel keeps few addresses.
+    LimitTable = "limit-table",
     /// A name that nothing uses.
     UnusedName = "unused-name",
     /// A comment that allows what is not found.

@@ -39,11 +39,13 @@ pub enum ConcernName {
     NotLoadedAtBoot,
     /// Connection tracking starts with the rules, and connections are open.
     UntrackedConnections,
+    /// The kernel keeps few addresses for a limit with `hits`.
+    LimitTable,
 }
 
 impl ConcernName {
     /// All names, in the order in which the schema of the policy lists them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NativeNft,
         Self::MisreadNft,
         Self::OtherFirewall,
@@ -60,6 +62,7 @@ impl ConcernName {
         Self::NoFamily,
         Self::NotLoadedAtBoot,
         Self::UntrackedConnections,
+        Self::LimitTable,
     ];
 
     /// Returns the name as policies and programs write it.
@@ -81,6 +84,7 @@ impl ConcernName {
             Self::NoFamily => "no-family",
             Self::NotLoadedAtBoot => "not-loaded-at-boot",
             Self::UntrackedConnections => "untracked-connections",
+            Self::LimitTable => "limit-table",
         }
     }
 
@@ -127,6 +131,7 @@ impl ConcernName {
             Self::UntrackedConnections => {
                 "Connection tracking starts with the rules, and connections are open that it does not know."
             }
+            Self::LimitTable => "The kernel keeps few addresses for a limit with `hits`.",
         }
     }
 

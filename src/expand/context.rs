@@ -381,7 +381,8 @@ pub struct ChangeContext {
 /// A rate limit for all packets together, or for each source, destination, destination port, or combination of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct LimitContext {
-    pub rate: String,
+    /// none: a window
+    pub rate: Option<String>,
     /// left out if it is the kernel's default, and for bytes
     pub burst: Option<u32>,
     /// the name of the hashlimit table; none: `limit`, without a table
@@ -395,6 +396,21 @@ pub struct LimitContext {
     pub mask: Option<u8>,
     /// the same for destinations
     pub destination_mask: Option<u8>,
+    /// a sliding window instead of a rate
+    pub window: Option<WindowContext>,
+}
+
+/// A sliding window of `recent`: the packet is recorded, and matches unless it is the last of so many hits.
+#[derive(Clone, Debug, Serialize)]
+pub struct WindowContext {
+    pub hits: u8,
+    pub seconds: u32,
+    /// the list of `recent`
+    pub table: String,
+    /// the leading bits by which addresses are grouped, as an address
+    pub mask: String,
+    /// `rsource` or `rdest`
+    pub side: &'static str,
 }
 
 impl LimitContext {
@@ -408,13 +424,14 @@ impl LimitContext {
     pub fn global(rate: Rate, burst: u32) -> Self {
         const DEFAULT_BURST: u32 = 5;
         Self {
-            rate: rate.of_limit(),
+            rate: Some(rate.of_limit()),
             burst: Some(burst).filter(|burst| *burst != DEFAULT_BURST),
             table: None,
             mode: None,
             expire: None,
             mask: None,
             destination_mask: None,
+            window: None,
         }
     }
 }

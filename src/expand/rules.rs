@@ -1,13 +1,14 @@
 //! Expands the policy's rules to lines of chains.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
 use super::addresses;
 use super::context::{
     ChainContext, ConnectionContext, GroupContext, LimitContext, LineContext, LogContext,
-    NegatableContext, SetContext, TimeContext,
+    NegatableContext, SetContext, TimeContext, WindowContext,
 };
 use super::custom;
 use super::hooks::{self, HookPath};
@@ -16,9 +17,9 @@ use super::origin::LineOrigin;
 use super::original;
 use super::reject_name;
 use super::services::{self, PortList, ServiceMatch};
-use crate::net::{Date, Family, Hook, InterfacePattern, Protocol, State};
+use crate::net::{Date, Family, Hook, InterfacePattern, Protocol, State, address_of};
 use crate::policy::{
-    CustomPosition, HostPrefix, LimitPer, LimitRate, Over, Per, RejectWith, RuleStage,
+    CustomPosition, HostPrefix, LimitPer, LimitRate, LimitWindow, Over, Per, RejectWith, RuleStage,
 };
 use crate::resolve::{
     Connections, Endpoint, Finally, Limit, LogClass, OneOf, Plan, PlannedRule, RuleAction, Schedule,
@@ -721,6 +722,7 @@ impl InHook<'_> {
             }
             // A bucket of bytes is full after a second, and iptables keeps it for 15.
             LimitRate::Bytes(rate) => (rate.of_hashlimit(), None, None),
+            LimitRate::Window(window) => return self.window(limit, window, chain),
         };
         let source = limit
             .per
@@ -748,13 +750,53 @@ impl InHook<'_> {
             identity += &format!("/{expire}");
         }
         LimitContext {
-            rate,
+            rate: Some(rate),
             burst,
             table: Some(format!("fwc-{}", short_hash(identity))),
             mode: Some(mode).filter(|mode| !mode.is_empty()),
             expire,
             mask: source.filter(|bits| *bits != whole),
             destination_mask: destination.filter(|bits| *bits != whole),
+            window: None,
+        }
+    }
+
+    /// Returns the limit of a sliding window.
+    ///
+    /// A list of `recent` belongs to both families, and its first rule sets the mask of all: each family needs a list of
+    /// its own.
+    fn window(&self, limit: &Limit, window: LimitWindow, chain: &str) -> LimitContext {
+        let (side, bits) = match (limit.per.source, limit.per.destination) {
+            (None, Some(prefix)) => ("rdest", self.bits(prefix, self.family.bits())),
+            (source, _) => (
+                "rsource",
+                self.bits(source.unwrap_or(HostPrefix::Host), self.source_bits()),
+            ),
+        };
+        let LimitWindow { hits, within } = window;
+        let identity = format!(
+            "{}/{}/{chain}/window/{side}/{bits}",
+            self.rule.label, self.hook
+        );
+        let prefix = match self.family {
+            Family::V4 => "fwc4",
+            Family::V6 => "fwc6",
+        };
+        LimitContext {
+            rate: None,
+            burst: None,
+            table: None,
+            mode: None,
+            expire: None,
+            mask: None,
+            destination_mask: None,
+            window: Some(WindowContext {
+                hits,
+                seconds: within,
+                table: format!("{prefix}-{}", short_hash(identity)),
+                mask: mask(self.family, bits).to_string(),
+                side,
+            }),
         }
     }
 
@@ -918,6 +960,12 @@ fn to(target: &str, line: &LineContext) -> Vec<LineContext> {
         target: target.to_owned(),
         ..line.clone()
     }]
+}
+
+/// Returns the mask of a prefix, as an address.
+fn mask(family: Family, bits: u8) -> IpAddr {
+    let all = family.last_address();
+    address_of(family, all - all.checked_shr(bits.into()).unwrap_or(0))
 }
 
 /// Returns the first eight hex digits of a SHA-256. More would not leave room in a chain's name for its prefix and

@@ -13,6 +13,7 @@ pub mod forward_no_devices;
 pub mod forward_untested;
 pub mod interface_lo;
 pub mod large_list;
+pub mod limit_table;
 pub mod never_matches;
 pub mod notrack_answers;
 pub mod one_family;
@@ -37,6 +38,7 @@ pub const ALL: &[Lint] = &[
     interface_lo::LINT,
     state_below_established::LINT,
     large_list::LINT,
+    limit_table::LINT,
     unused_name::LINT,
     unused_allow::LINT,
     any_is_forward::LINT,

@@ -14,6 +14,7 @@ mod dump;
 pub mod fake;
 pub mod holders;
 pub mod lifetime;
+mod limit_tables;
 mod lock;
 mod namespace;
 pub mod owners;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::concern::Concern;
-use super::{LiveRule, LiveRuleset, connection, devices, tools};
+use super::{LiveRule, LiveRuleset, connection, devices, limit_tables, tools};
 use crate::diag::ConcernName;
 use crate::iptables::TableName;
 use crate::net::{Family, PerFamily};
@@ -33,6 +33,7 @@ pub fn look(live: &PerFamily<LiveRuleset>, wanted: &PerFamily<LiveRuleset>) -> V
     found.extend(services(&is_active));
     found.extend(switches(&kernel, &has_bridges, wanted));
     found.extend(devices::look(wanted));
+    found.extend(limit_tables::look(wanted));
     // Connection tracking starts with the first stateful rule. What was open before is unknown to it, and data that
     // comes in counts as INVALID until this host sends.
     let is_stateful = |dumps: &PerFamily<LiveRuleset>| dumps.iter().any(|(_, dump)| tracks(dump));

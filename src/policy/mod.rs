@@ -24,14 +24,14 @@ pub use schema::{
     Account, Action, AddressExpression, AddressGroup, AddressItem, Assume, CommandLine,
     ConcernLevel, CustomPlace, CustomPosition, CustomTable, DEFAULT_LOG_BURST, DefaultAction,
     Enforce, Expect, Finally, GroupKind, Helper, HookValues, Hooks, HopLimitChange, HostPrefix,
-    Icmp, InvalidAction, LimitPer, LimitRate, Lints, LogChoice, LogDestination, LogOption,
-    MangleChange, Mode, NatEnd, NoCommand, Order, Over, Per, PolicyBlock, PolicyConcerns,
-    PolicyConnections, PolicyCustom, PolicyDefaults, PolicyExtensions, PolicyFamilyDefaults,
-    PolicyForeignSet, PolicyInterface, PolicyLimit, PolicyLogClass, PolicyMangle, PolicyNat,
-    PolicyNatAddress, PolicyNatEnd, PolicyOriginal, PolicyOwnership, PolicyRaw, PolicyRule,
-    PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve, Proxy, RejectWith,
-    RuleStage, Scope, Selection, Service, ServiceItem, ServiceParts, Treatment, is_matched,
-    question,
+    Icmp, InvalidAction, LimitPer, LimitRate, LimitWindow, Lints, LogChoice, LogDestination,
+    LogOption, MangleChange, Mode, NatEnd, NoCommand, Order, Over, Per, PolicyBlock,
+    PolicyConcerns, PolicyConnections, PolicyCustom, PolicyDefaults, PolicyExtensions,
+    PolicyFamilyDefaults, PolicyForeignSet, PolicyInterface, PolicyLimit, PolicyLogClass,
+    PolicyMangle, PolicyNat, PolicyNatAddress, PolicyNatEnd, PolicyOriginal, PolicyOwnership,
+    PolicyRaw, PolicyRule, PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve,
+    Proxy, RejectWith, RuleStage, Scope, Selection, Service, ServiceItem, ServiceParts, Treatment,
+    is_matched, question,
 };
 
 use std::collections::HashSet;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::defaults;
 use super::extensions::Declared;
+use super::own_tables;
 use super::plan::PlannedCustom;
 use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::iptables::{self, TableName, Target};
@@ -267,6 +268,8 @@ enum Refusal {
     /// It leaves its base chain, by this target: RETURN there goes straight to the chain's policy, and so does a chain
     /// that was entered by `-g`.
     Leaves(String),
+    /// It counts in a table that is fwc's own: the option and the name.
+    OwnTable(&'static str, String),
 }
 
 impl Refusal {
@@ -305,6 +308,7 @@ impl Refusal {
                     .with_note("a custom rule is for both families")
                     .help("set `scope` for one of them")
             }
+            Self::OwnTable(option, name) => own_tables::reserved(rule.span, (option, name)),
             Self::Leaves(how) => {
                 let message = match written.within {
                     None => format!(
@@ -356,6 +360,9 @@ fn read(
     match rules {
         Some([rule]) => {
             let mut rule = rule.clone();
+            if let Some((option, name)) = own_tables::used(&rule.matches) {
+                return Err(Refusal::OwnTable(option, name));
+            }
             if let Some(how) = leaves(&rule.target)
                 && (table.base_chains().contains(&chain) || chain == IN_BLOCK)
             {

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use super::plan::{AddressCondition, Endpoint, Plan, PlannedNat, PlannedRule, PlannedTranslation};
 use crate::diag::Sink;
-use crate::lints::{any_is_forward, forward_untested, large_list, unused_name};
+use crate::lints::{any_is_forward, forward_untested, large_list, limit_table, unused_name};
 use crate::net::{Family, Hook};
 use crate::policy::{
-    self, AddressItem, Definition, Definitions, LogChoice, Policy, PolicyZone, ServiceItem,
+    self, AddressItem, Definition, Definitions, LimitRate, LogChoice, Policy, PolicyZone,
+    ServiceItem,
 };
 use crate::source::{FileId, Located};
 
@@ -39,6 +40,16 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
             if seen.insert(span) {
                 sink.report(large_list::finding(span, lines));
             }
+        }
+    }
+}
+
+/// Reports limits in a window: the kernel keeps few addresses for each.
+pub fn limit_tables(policy: &Policy, sink: &mut Sink) {
+    let of_rules = policy.rules.iter().filter_map(|rule| rule.limit.as_ref());
+    for limit in of_rules {
+        if matches!(limit.rate, LimitRate::Window(_)) {
+            sink.report(limit_table::finding(limit.span));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::custom::{command_in, words_of};
 use super::extensions::Declared;
+use super::own_tables;
 use super::plan::{PlannedMatch, PlannedRule, ServicePart};
 use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::iptables::{self, Match, Module, Rule, States, TableName};
@@ -72,6 +73,10 @@ pub fn check(
             for protocol in protocols(rule.service.as_deref(), rule.tcp_flags.is_some(), family) {
                 match read(&text.value, &declared, (family, hook, protocol)) {
                     Ok(read) => {
+                        if let Some((option, name)) = own_tables::used(&read.matches) {
+                            sink.report(own_tables::reserved(text.span, (option, &name)));
+                            return;
+                        }
                         let mut own = own(&read, protocol);
                         if let Some((what, key)) = own.find_map(key_of) {
                             sink.report(has_key(text, &what, key));

@@ -15,6 +15,7 @@ mod mangle;
 mod matches;
 mod nat;
 mod original;
+mod own_tables;
 mod ownership;
 mod plan;
 mod raw;
@@ -113,6 +114,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     if let Some(root) = policy.root.filter(|_| !sink.has_errors()) {
         lints::unused_names(policy, root, sink);
         lints::any_is_forward(policy, sink);
+        lints::limit_tables(policy, sink);
         lints::forward_untested(&plan, sink);
     }
     (!sink.has_errors()).then_some(plan)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::condition::{CountScope, RateLimit};
+use super::condition::{CountScope, RateLimit, own_list};
 use crate::iptables::{Match, Module, Rule, Target};
 use crate::net::{Family, Rate};
 use crate::policy::{self, Action, LogDestination, LogOption, Logged, Policy};
@@ -156,15 +156,17 @@ impl LogLine {
             Target::Other(module) if module.name == "NFLOG" => nflog(module)?,
             _ => return None,
         };
-        let mut limits = rule.matches.iter().filter(|condition| is_limit(condition));
-        let Some(limit) = limits.next() else {
-            let limit = None;
-            return Some(Self { to, prefix, limit });
+        let limits = rule.matches.iter().filter(|condition| is_limit(condition));
+        let limits: Vec<Match> = limits.cloned().collect();
+        let (limit, beyond) = match limits.as_slice() {
+            [] => {
+                let limit = None;
+                return Some(Self { to, prefix, limit });
+            }
+            [limit] => RateLimit::of_match(limit, family)?,
+            [_, _] => RateLimit::of_window(&limits, family)?,
+            _ => return None,
         };
-        if limits.next().is_some() {
-            return None;
-        }
-        let (limit, beyond) = RateLimit::of_match(limit, family)?;
         let limit = Some(limit);
         (!beyond).then_some(Self { to, prefix, limit })
     }
@@ -181,7 +183,10 @@ pub(super) fn is_log(target: &Target) -> bool {
 
 /// Returns `true` for conditions that limit a rate.
 pub(super) fn is_limit(condition: &Match) -> bool {
-    matches!(condition, Match::Other(module) if ["limit", "hashlimit"].contains(&module.name))
+    let Match::Other(module) = condition else {
+        return false;
+    };
+    ["limit", "hashlimit"].contains(&module.name) || own_list(module).is_some()
 }
 
 fn nflog(module: &Module) -> Option<(LogTo, String)> {
@@ -311,6 +316,8 @@ mod tests {
         for no_class in [
             "-m limit --limit 1/sec -m limit --limit 2/sec -j LOG",
             "-j NFLOG --nflog-size 100000",
+            "-m recent --set --name fwc4-x -j LOG",
+            "-m recent --set --name fwc4-x -m recent --rcheck --seconds 9 --hitcount 6 --name fwc4-x -j LOG",
             "-m limit --limit 1/sec -j ACCEPT",
         ] {
             assert_eq!(line(no_class), None, "{no_class}");

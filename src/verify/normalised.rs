@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::condition::{Bucket, Condition, RateLimit, Translated};
+use super::condition::{Bucket, Condition, RateLimit, Translated, own_list};
 use super::logging::{LogLine, is_limit, is_log};
 use crate::analysis::{Effect, Verdict, has_memory};
 use crate::iptables::{
@@ -160,7 +160,21 @@ impl Normalised {
         let logs = is_log(&rule.target);
         let mut matches = Vec::with_capacity(rule.matches.len());
         let mut replaced = Vec::new();
-        for condition in &rule.matches {
+        let mut rest = rule.matches.as_slice();
+        while let [condition, behind @ ..] = rest {
+            if !logs
+                && let Some((window, beyond)) = RateLimit::of_window(rest, family)
+                && let [asked, behind @ ..] = behind
+            {
+                // The first match records every packet that reaches it, and holds.
+                let within = Condition::Within(buckets.of_list(asked, base), window);
+                matches.push(within.as_match(beyond));
+                replaced.push((condition.clone(), Vec::new()));
+                replaced.push((asked.clone(), vec![(within, beyond)]));
+                rest = behind;
+                continue;
+            }
+            rest = behind;
             let is_known = matches!(condition, Match::Set(set) if known_set(&set.name));
             let translated = match condition {
                 _ if is_known => None,
@@ -266,11 +280,24 @@ struct Buckets {
     connections: HashMap<String, usize>,
     turns: HashMap<String, usize>,
     counting: HashMap<String, usize>,
-    /// The bucket of each `--hashlimit-name`: in the kernel rules with the same name share one table.
+    /// The bucket of each `--hashlimit-name` and each list of `recent`: in the kernel rules with the same name share one.
     named: HashMap<String, Bucket>,
 }
 
 impl Buckets {
+    /// Returns the bucket of a limit in a window: the list of its `recent` match.
+    fn of_list(&mut self, condition: &Match, base: &str) -> Bucket {
+        let bucket = next(&mut self.limits, base);
+        let name = match condition {
+            Match::Other(module) => own_list(module),
+            _ => None,
+        };
+        match name {
+            Some(name) => self.named.entry(name.to_owned()).or_insert(bucket).clone(),
+            None => bucket,
+        }
+    }
+
     fn counted(
         &mut self,
         condition: &Match,
@@ -278,14 +305,7 @@ impl Buckets {
         base: &str,
         family: Family,
     ) -> Translated {
-        let next = |counts: &mut HashMap<String, usize>| {
-            let count = counts.entry(base.to_owned()).or_default();
-            *count += 1;
-            Bucket {
-                chain: base.to_owned(),
-                place: *count - 1,
-            }
-        };
+        let next = |counts: &mut HashMap<String, usize>| next(counts, base);
         if let Some((most, counted, beyond)) = Condition::connections(condition) {
             let bucket = next(&mut self.connections);
             return Some(vec![(
@@ -317,6 +337,16 @@ impl Buckets {
                 .clone();
         }
         Some(vec![(Condition::Within(bucket, rated), beyond)])
+    }
+}
+
+/// Returns the next counter of a kind in a base chain.
+fn next(counts: &mut HashMap<String, usize>, base: &str) -> Bucket {
+    let count = counts.entry(base.to_owned()).or_default();
+    *count += 1;
+    Bucket {
+        chain: base.to_owned(),
+        place: *count - 1,
     }
 }
 

@@ -32,10 +32,17 @@ pub fn policy_with(schema: &Value, steps: &[String], value: &str) -> String {
     let [step, rest @ ..] = steps else {
         return value.to_owned();
     };
-    let tables: Vec<_> = [schema]
+    let mut tables: Vec<_> = [schema]
         .into_iter()
         .chain(schema["anyOf"].as_array().into_iter().flatten())
         .collect();
+    // A limit is one of several tables: what goes with the key is in the one that has it.
+    if let Some(own) = tables
+        .iter()
+        .find(|table| table["properties"].get(step).is_some())
+    {
+        tables = vec![own];
+    }
     let member = |name: &str| {
         let found = tables
             .iter()

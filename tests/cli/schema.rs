@@ -192,6 +192,7 @@ const UNSEEN: &[&str] = &[
     "missing-zone-parts",
     // What the name means is said elsewhere.
     "reserved-name-in-zone",
+    "reserved-name-tables",
     "reserved-name-zone-used",
     "wrong-key-any-in-source",
     "wrong-key-group-in-to",

@@ -456,6 +456,22 @@ fn limits(random: &mut Random, action: &str, logs: bool, keys: &mut Keys) {
         let limit = format!("{{ rate = \"{rate}\"{burst}{per}, over = \"{over}\" }}");
         keys.set("limit", limit);
     }
+    // Drawn from numbers of their own: without windows the policies of a seed stay as they were.
+    let mut own = Random(random.0.rotate_left(23));
+    if own.once_in(16) {
+        let per = *own.pick(&[
+            "source",
+            "source",
+            "destination",
+            "source/24/56",
+            "destination/31/127",
+        ]);
+        let (hits, over) = (*own.pick(&["2", "3", "6", "255"]), *own.pick(over));
+        goes_on = over == "continue";
+        let limit =
+            format!("{{ hits = {hits}, within = \"1h\", per = \"{per}\", over = \"{over}\" }}");
+        keys.set("limit", limit);
+    }
     if ["accept", "continue"].contains(&action) && random.once_in(8) {
         let max = *random.pick(&["1", "20"]);
         // A rule that logs goes on beyond both or beyond none.

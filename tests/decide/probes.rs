@@ -200,6 +200,8 @@ fn holds(
                 && match limit.rate {
                     LimitRate::Packets(_, burst) => this.is_beyond(Some(burst)),
                     LimitRate::Bytes(_) => this.beyond,
+                    // The sixth of six hits is over: five pass.
+                    LimitRate::Window(window) => this.is_beyond(Some(u32::from(window.hits) - 1)),
                 })
         }
         Circumstance::WithinConnections(_) => !this.beyond,

@@ -183,7 +183,15 @@ pub fn decide(policy: &Policy, packet: &Packet) -> policy::Decision {
 
 /// Whether a condition of a module holds for most packets; connections are asked whether they are too many.
 fn usually(module: &str) -> bool {
-    ["limit", "hashlimit", "time", "addrtype", "statistic"].contains(&module)
+    [
+        "limit",
+        "hashlimit",
+        "recent",
+        "time",
+        "addrtype",
+        "statistic",
+    ]
+    .contains(&module)
 }
 
 /// Compiles a policy; else the first error's code.

@@ -205,8 +205,9 @@ impl Circumstances {
                 // No policy asks for more than that.
                 Some(has == (&*module.setting("pol")?.value == "ipsec"))
             }
-            // Counters are fresh, and the numbers of probes are large: nothing was seen before, and no quota is used up.
-            "recent" | "statistic" => Some(false),
+            "recent" => Some(self.recent_holds(module, packet)),
+            // Counters are fresh, and the numbers of probes are large: no turn has come, and no quota is used up.
+            "statistic" => Some(false),
             "quota" => Some(true),
             "length" => {
                 let setting = module.setting("length")?;
@@ -220,6 +221,30 @@ impl Circumstances {
             }
             _ => None,
         }
+    }
+
+    /// Whether a match of `recent` holds: `--set` always does. A list that the packets before had a part in has those of
+    /// them that share the packet's address under the mask, and the packet itself, which `--set` recorded just before;
+    /// all other lists are empty.
+    fn recent_holds(&self, module: &Module, packet: &Packet) -> bool {
+        let setting = |name: &str| module.setting(name);
+        if let Some(set) = setting("set") {
+            return !set.negated;
+        }
+        let is_negated = module.settings.iter().any(|one| one.negated);
+        let is_own = setting("name").is_some_and(|name| name.value.starts_with("fwc"));
+        let mask = setting("mask").and_then(|mask| mask.value.parse::<IpAddr>().ok());
+        let bits = mask.map(|mask| number_of(mask).count_ones() as u8);
+        let (source, destination) = match setting("rdest") {
+            Some(_) => (None, bits),
+            None => (bits, None),
+        };
+        let hits = setting("hitcount").and_then(|hits| hits.value.parse::<u32>().ok());
+        let share = self
+            .others
+            .take_from_bucket(packet, source, destination, false);
+        let is_over = is_own && share && self.is_beyond(hits.map(|hits| hits - 1));
+        is_over != is_negated
     }
 
     /// Whether a match of a set that others fill holds.

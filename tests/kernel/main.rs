@@ -41,6 +41,7 @@ mod traffic;
 mod translated;
 mod treated;
 mod walker;
+mod windows;
 mod written;
 
 use std::thread::available_parallelism;
@@ -60,6 +61,7 @@ fn main() {
     tests.extend(entries::all());
     tests.extend(clock::all());
     tests.extend(rates::all());
+    tests.extend(windows::all());
     tests.extend(written::all());
     tests.extend(hostile::all());
     tests.extend(probes::all());

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::limits::read_number;
 use super::names::{OVERRIDE, RESERVED, is_name, name_form, read_definitions};
+use super::times::{DURATION, read_duration};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressError, AddressRange};
 use crate::policy::Definitions;
@@ -161,7 +162,7 @@ const GROUP: TableKeys = TableKeys {
         .default("false"),
         Key::new(
             "timeout",
-            Shape::Form("[0-9]+[smhd]"),
+            DURATION,
             "How long an entry of a dynamic set stays, up to 24 days.",
         )
         .example("'1h'"),
@@ -301,26 +302,8 @@ fn refuse_without_dynamic(table: CheckedTable<'_>, sink: &mut Sink) {
 const LONGEST_TIMEOUT: u32 = 2_147_483;
 
 fn read_timeout(value: FileValue<'_>, sink: &mut Sink) -> Option<u32> {
-    let text = value.text("timeout", sink)?;
-    let units = [("s", 1u32), ("m", 60), ("h", 60 * 60), ("d", 24 * 60 * 60)];
-    let parsed = units.iter().find_map(|(unit, seconds)| {
-        let number = text.value.strip_suffix(unit)?;
-        let plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-        number
-            .parse::<u32>()
-            .ok()
-            .filter(|_| plain)?
-            .checked_mul(*seconds)
-    });
-    let seconds = parsed.filter(|seconds| (1..=LONGEST_TIMEOUT).contains(seconds));
-    if seconds.is_none() {
-        let message = format!("`{}` is not a valid timeout", text.value.escape_debug());
-        sink.report(
-            Diagnostic::error(Code::BadValue, text.span, message)
-                .help("write a number and `s`, `m`, `h` or `d`, up to 24 days: `1h`"),
-        );
-    }
-    seconds
+    let timeout = read_duration("timeout", value, LONGEST_TIMEOUT, "24 days", sink);
+    timeout.map(|timeout| timeout.value)
 }
 
 /// The longest name of a group that becomes an ipset. ipset keeps 31 characters (`IPSET_MAXNAMELEN`): five are the

@@ -1,5 +1,6 @@
 //! `limit` and `connections` of rules.
 
+use super::windows::{HITS, LimitWindow, WINDOW_KEYS, WITHIN, is_window, read_window};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{ByteRate, ByteRateError, Family, PerFamily, Rate, RateError};
 use crate::policy::keys::{Key, Shape, TableKeys};
@@ -49,13 +50,15 @@ pub enum HostPrefix {
     Each(PerFamily<u8>),
 }
 
-/// The rate of a limit.
+/// How much a limit lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitRate {
     /// Packets in a time, and the number that may pass at once before the rate applies.
     Packets(Rate, u32),
     /// Bytes a second; a full bucket has the bytes of one second.
     Bytes(ByteRate),
+    /// Packets in a sliding window, of one source or destination.
+    Window(LimitWindow),
 }
 
 /// `limit`: the most packets in a time.
@@ -63,7 +66,7 @@ pub enum LimitRate {
 pub struct PolicyLimit {
     /// The place of the whole value.
     pub span: Span,
-    /// The average rate.
+    /// How much it lets through.
     pub rate: LimitRate,
     /// The packets that share a bucket.
     pub per: LimitPer,
@@ -94,8 +97,13 @@ const LARGEST_BURST: i64 = 10_000;
 /// The key `limit` of a rule.
 pub(super) const LIMIT: Key = Key::new(
     "limit",
-    Shape::OneOf(&[RATE, BYTE_RATE, Shape::Table(&LIMIT_KEYS)]),
-    "How many packets the rule lets through in a time, or how many bytes: the rate alone, or a table.",
+    Shape::OneOf(&[
+        RATE,
+        BYTE_RATE,
+        Shape::Table(&RATE_KEYS),
+        Shape::Table(&WINDOW_KEYS),
+    ]),
+    "How many packets the rule lets through in a time, or how many bytes: the rate alone, or a table. With `hits` and `within` a sliding window.",
 )
 .example("{ rate = '6/minute', burst = 3, per = 'source', over = 'drop' }");
 
@@ -115,26 +123,34 @@ pub(super) const RATE: Shape = Shape::Form(
 /// A rate of bytes; see [`ByteRate::parse`].
 const BYTE_RATE: Shape = Shape::Form("[0-9]+(B|KiB|MiB)/(s|se|sec|seco|secon|second)");
 
-const LIMIT_KEYS: TableKeys = TableKeys {
-    of: "a limit",
-    known: &[
-        Key::new(
-            "rate",
-            Shape::OneOf(&[RATE, BYTE_RATE]),
-            "How often: a number, `/`, and `second`, `minute`, `hour` or `day`. Or how many bytes: `10MiB/second`, also with `B` and `KiB`.",
-        )
-        .example("'6/minute'")
-        .required(),
-        Key::new(
-            "burst",
-            Shape::Number(1, LARGEST_BURST),
-            "How many packets at once. Rates of bytes have none.",
-        )
-        .default("5"),
-        LIMIT_PER_KEY,
-        OVER_KEY,
-    ],
+/// The keys of a limit with a rate.
+const RATE_KEYS: TableKeys = TableKeys {
+    of: LIMIT_TABLE,
+    known: &[RATE_KEY.required(), BURST_KEY, LIMIT_PER_KEY, OVER_KEY],
 };
+
+/// The keys of limits of any kind. Which of them go together is found later, so that a message can say why they do not.
+const LIMIT_KEYS: TableKeys = TableKeys {
+    of: LIMIT_TABLE,
+    known: &[RATE_KEY, BURST_KEY, HITS, WITHIN, LIMIT_PER_KEY, OVER_KEY],
+};
+
+/// What messages call the table of a limit.
+pub(super) const LIMIT_TABLE: &str = "a limit";
+
+const RATE_KEY: Key = Key::new(
+    "rate",
+    Shape::OneOf(&[RATE, BYTE_RATE]),
+    "How often: a number, `/`, and `second`, `minute`, `hour` or `day`. Or how many bytes: `10MiB/second`, also with `B` and `KiB`.",
+)
+.example("'6/minute'");
+
+const BURST_KEY: Key = Key::new(
+    "burst",
+    Shape::Number(1, LARGEST_BURST),
+    "How many packets at once. Rates of bytes have none.",
+)
+.default("5");
 
 const CONNECTIONS_KEYS: TableKeys = TableKeys {
     of: "`connections`",
@@ -172,7 +188,7 @@ const PER_PART: Shape = Shape::Form(concat!(
     "|destination-port"
 ));
 
-const OVER_KEY: Key = Key::new(
+pub(super) const OVER_KEY: Key = Key::new(
     "over",
     Shape::Word(&OVER),
     "What becomes of packets beyond it; `continue`: the next rules decide.",
@@ -202,6 +218,16 @@ pub(super) fn read_limit(table: CheckedTable<'_>, sink: &mut Sink) -> Option<Pol
     let burst = read_number(table, "burst", 1, LARGEST_BURST, sink);
     let over = table.word("over", OVER, sink);
     let per = read_limit_per(table, sink);
+    if is_window(table) {
+        let (window, per) = read_window(table, value.span, per, sink)?;
+        return Some(PolicyLimit {
+            span: value.span,
+            rate: LimitRate::Window(window),
+            per: per.value,
+            per_span: per.span,
+            over,
+        });
+    }
     let Some(rate) = table.get("rate") else {
         if keys_are_known {
             sink.report(

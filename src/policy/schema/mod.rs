@@ -26,6 +26,7 @@ mod services;
 mod tests;
 mod times;
 mod users;
+mod windows;
 mod zones;
 
 pub(super) use addresses::read_list;
@@ -56,6 +57,7 @@ pub use services::{Service, ServiceItem, ServiceParts};
 pub use tests::{Assume, Expect, PolicyTest};
 pub use times::PolicySchedule;
 pub use users::Account;
+pub use windows::LimitWindow;
 pub use zones::PolicyZone;
 
 use names::harmless_text;

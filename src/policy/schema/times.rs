@@ -131,6 +131,44 @@ fn read_time(key: &str, value: FileValue<'_>, sink: &mut Sink) -> Option<TimeOfD
     time
 }
 
+/// A length of time such as `30s`; see [`read_duration`].
+pub(super) const DURATION: Shape = Shape::Form("[0-9]+[smhd]");
+
+/// Reads a length of time in seconds, from one to `most`, which `most_in_words` says.
+pub(super) fn read_duration(
+    key: &str,
+    value: FileValue<'_>,
+    most: u32,
+    most_in_words: &str,
+    sink: &mut Sink,
+) -> Option<Located<u32>> {
+    let text = value.text(key, sink)?;
+    let units = [("s", 1u32), ("m", 60), ("h", 60 * 60), ("d", 24 * 60 * 60)];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        let number = text.value.strip_suffix(unit)?;
+        let plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        number
+            .parse::<u32>()
+            .ok()
+            .filter(|_| plain)?
+            .checked_mul(*seconds)
+    });
+    let seconds = parsed.filter(|seconds| (1..=most).contains(seconds));
+    if seconds.is_none() {
+        let shown = text.value.escape_debug();
+        let message = match key {
+            "timeout" => format!("`{shown}` is not a valid timeout"),
+            _ => format!("`{shown}` is not a valid time for `{key}`"),
+        };
+        sink.report(
+            Diagnostic::error(Code::BadValue, text.span, message).help(format!(
+                "write a number and `s`, `m`, `h` or `d`, up to {most_in_words}: `1h`"
+            )),
+        );
+    }
+    Some(Located::new(seconds?, text.span))
+}
+
 /// The last date that a rule can expire on: the kernel counts seconds in 31 bits, until 2038-01-19T03:14:07
 /// (`xt_time.c`).
 const LAST_DATE: Date = Date::constant(2038, 1, 18);

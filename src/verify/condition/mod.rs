@@ -5,9 +5,11 @@
 
 mod rates;
 mod read;
+mod windows;
 
 pub use rates::{CountScope, Pace, RateLimit};
 pub(super) use read::Translated;
+pub(super) use windows::own_list;
 
 use std::fmt;
 

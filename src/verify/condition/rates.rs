@@ -35,6 +35,13 @@ pub enum Pace {
         /// What each 16 bytes take from a bucket that has `u32::MAX` after a second.
         cost: u64,
     },
+    /// Fewer than so many packets in a time. Those beyond it count, too.
+    Window {
+        /// The packet that is over.
+        hits: u32,
+        /// The time in seconds.
+        seconds: u32,
+    },
 }
 
 /// The packets that share a bucket: those that are equal in each of these parts.
@@ -138,6 +145,14 @@ impl RateLimit {
             LimitRate::Packets(rate, burst) => Self::of_policy(rate, burst, counted),
             LimitRate::Bytes(rate) => Self {
                 pace: Pace::of_bytes(rate.bytes()),
+                counted,
+                forgotten_after: None,
+            },
+            LimitRate::Window(window) => Self {
+                pace: Pace::Window {
+                    hits: window.hits.into(),
+                    seconds: window.within,
+                },
                 counted,
                 forgotten_after: None,
             },
@@ -349,6 +364,11 @@ impl fmt::Display for RateLimit {
                 let bytes = steps.saturating_sub(1) << 4;
                 write!(out, "{bytes} bytes/sec{}", self.counted)?;
             }
+            Pace::Window { hits, seconds } => write!(
+                out,
+                "fewer than {hits} packets in {seconds} s{}",
+                self.counted
+            )?,
         }
         match self.forgotten_after {
             Some(expiry) => write!(
@@ -383,7 +403,7 @@ mod tests {
     fn every(limit: &RateLimit) -> Option<u64> {
         match limit.pace {
             Pace::Packets { every, .. } => Some(every),
-            Pace::Bytes { .. } => None,
+            Pace::Bytes { .. } | Pace::Window { .. } => None,
         }
     }
 

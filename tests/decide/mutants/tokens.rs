@@ -14,7 +14,7 @@ pub struct Mistake {
 }
 
 /// Words that take each other's place.
-const KINDS: [&[&str]; 35] = [
+const KINDS: [&[&str]; 37] = [
     &["-s", "-d"],
     &["-i", "-o"],
     &["-j", "-g"],
@@ -43,6 +43,8 @@ const KINDS: [&[&str]; 35] = [
     &["--connlimit-above", "--connlimit-upto"],
     &["--connlimit-saddr", "--connlimit-daddr"],
     &["--hashlimit-upto", "--hashlimit-above"],
+    &["--set", "--update"],
+    &["--rcheck", "--update"],
     &["--hashlimit-srcmask", "--hashlimit-dstmask"],
     &["--hashlimit-dstmask", "--hashlimit-srcmask"],
     &["--timestart", "--timestop"],

@@ -29,7 +29,15 @@ impl Fill {
         burst: 1e9,
     };
 
-    /// The fill of a `limit` or `hashlimit` match, read as iptables-extensions(8) says it.
+    /// Of a window that lasts longer than the packets come: the last of the hits is over.
+    pub fn of_window(hits: u8) -> Self {
+        Self {
+            per_second: 0.0,
+            burst: f64::from(hits - 1),
+        }
+    }
+
+    /// The fill of a `limit`, `hashlimit` or `recent` match, read as iptables-extensions(8) says it.
     pub fn of_module(module: &Module) -> Option<Self> {
         let value = |name: &str| module.setting(name).map(|setting| &*setting.value);
         let (rate, burst) = match module.name {
@@ -38,6 +46,11 @@ impl Fill {
                 value("hashlimit-upto").or(value("hashlimit-above"))?,
                 value("hashlimit-burst"),
             ),
+            // What `--set` records is the hit that `--rcheck` asks about. No window of the random policies ends before they do.
+            "recent" => {
+                let hits: u8 = value("hitcount")?.parse().ok()?;
+                return Some(Self::of_window(hits));
+            }
             _ => return None,
         };
         if rate.ends_with("mb/s") {
@@ -84,6 +97,16 @@ pub fn bucket_key(module: &Module, packet: &Packet) -> [u128; 3] {
         part("dstip", "hashlimit-dstmask", packet.destination),
         port.unwrap_or(0).into(),
     ]
+}
+
+/// What shares a list entry with a packet under `recent`: the source or the destination, as far as the mask has it.
+pub fn list_key(module: &Module, packet: &Packet) -> Option<[u128; 3]> {
+    let mask: IpAddr = module.setting("mask")?.value.parse().ok()?;
+    let entry = |address| number_of(address) & number_of(mask);
+    Some(match module.setting("rdest") {
+        Some(_) => [0, entry(packet.destination), 0],
+        None => [entry(packet.source), 0, 0],
+    })
 }
 
 /// The leading bits of an address.

@@ -20,7 +20,7 @@ use fwc::policy::{
 use jiff::civil::DateTime;
 
 use super::bench::{Sent, Ways, own_addresses};
-use super::buckets::{Buckets, Fill, Round, bucket_key, masked, per_second};
+use super::buckets::{Buckets, Fill, Round, bucket_key, list_key, masked, per_second};
 use super::packets::Flow;
 use crate::circumstances::Circumstances;
 use crate::generate;
@@ -327,6 +327,15 @@ impl Unknowns for Answers<'_, '_> {
                     let above = module.setting("hashlimit-above").is_some();
                     Some(has.unwrap_or(false) != above)
                 }
+                "recent" if module.setting("set").is_some() => Some(true),
+                "recent" => {
+                    let key = (asked.table, asked.rule, list_key(module, packet)?);
+                    let fill = Fill::of_module(module)?;
+                    let has = self.buckets.take(key, fill, self.round);
+                    self.too_slow |= has.is_none();
+                    let is_within = has.unwrap_or(false);
+                    Some(is_within == module.setting("rcheck")?.negated)
+                }
                 "statistic" => {
                     let every: u32 = module.setting("every")?.value.parse().ok()?;
                     let turn = self.turns.entry((asked.table, asked.rule)).or_default();
@@ -470,6 +479,7 @@ impl OfPolicy<'_, '_> {
                 }
             }
             LimitRate::Bytes(_) => Fill::ENDLESS,
+            LimitRate::Window(window) => Fill::of_window(window.hits),
         };
         let key = (rule, packet.hook, by);
         let has = self.said.borrow_mut().take(key, fill, self.round);
