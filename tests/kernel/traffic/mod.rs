@@ -6,6 +6,7 @@ mod dmz;
 mod first;
 mod fleet;
 mod home_router;
+mod knock;
 mod load_balancer;
 mod mail_server;
 mod transparent_proxy;
@@ -26,7 +27,7 @@ use crate::support::tools::Backend;
 /// One test for each example and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(Backend) -> Result<String, String>;
-    let tests: [(&str, Body); 14] = [
+    let tests: [(&str, Body); 15] = [
         ("web-server", first::web_server),
         ("router", first::router),
         ("bastion", first::bastion),
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Trial> {
         ("dmz", dmz::dmz),
         ("fleet", fleet::fleet),
         ("home-router", home_router::home_router),
+        ("knock", knock::knock),
         ("load-balancer", load_balancer::load_balancer),
         ("docker-host", beside::docker_host),
         ("kubernetes-node", beside::kubernetes_node),
