@@ -170,11 +170,22 @@ pub(super) fn tracked(space: &Space) -> Result<Set, GaveUp> {
 
 /// Returns the packets with an address of a network.
 pub(super) fn network_set(space: &Space, field: Field, network: &Network) -> Result<Set, GaveUp> {
-    match intervals_of(network, space.family().last_address()) {
-        Some(addresses) => space.values(field, &addresses),
-        None => {
-            let (value, mask) = (network.address(), network.mask());
-            space.masked(field, number_of(value), number_of(mask))
+    let (value, mask) = (network.address(), network.mask());
+    space.under_mask(field, number_of(value), number_of(mask))
+}
+
+impl Space {
+    /// Returns the packets with an address that has a value under a mask, as a rule with this mask matches them. With few
+    /// bits that the mask leaves free these are intervals, else [`Space::masked`]: both sides of a comparison must choose the
+    /// same.
+    ///
+    /// # Errors
+    ///
+    /// If the packet sets become too large.
+    pub fn under_mask(&self, field: Field, value: u128, mask: u128) -> Result<Set, GaveUp> {
+        match intervals_of((value, mask), self.family().last_address()) {
+            Some(addresses) => self.values(field, &addresses),
+            None => self.masked(field, value, mask),
         }
     }
 }
@@ -349,8 +360,7 @@ fn with_ipsec(module: &Module) -> Option<Box<Module>> {
 }
 
 /// Returns the addresses that match an address and a mask; `None` if the mask leaves too many bits free.
-fn intervals_of(network: &Network, last: u128) -> Option<IntervalSet> {
-    let (address, mask) = (number_of(network.address()), number_of(network.mask()));
+fn intervals_of((address, mask): (u128, u128), last: u128) -> Option<IntervalSet> {
     let host = mask.trailing_zeros().min(last.count_ones());
     let tail = 1u128.checked_shl(host).map_or(u128::MAX, |size| size - 1) & last;
     let free = !mask & last & !tail;
@@ -370,23 +380,21 @@ fn intervals_of(network: &Network, last: u128) -> Option<IntervalSet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Family;
 
     #[test]
     fn masks_with_holes_are_intervals() {
-        let network = Network::new(Family::V4, 0x0a00_0001, 0xff00_00ff);
-        assert_eq!(intervals_of(&network, u32::MAX.into()), None);
-        let network = Network::new(Family::V4, 0x0a00_0100, 0xffff_f5ff);
-        let addresses = intervals_of(&network, u32::MAX.into()).unwrap();
+        let network = (0x0a00_0001, 0xff00_00ff);
+        assert_eq!(intervals_of(network, u32::MAX.into()), None);
+        let network = (0x0a00_0100, 0xffff_f5ff);
+        let addresses = intervals_of(network, u32::MAX.into()).unwrap();
         for address in 0x0a00_0000..0x0a00_2000u128 {
             assert_eq!(
                 addresses.contains(address),
                 address & 0xffff_f5ff == 0x0a00_0100
             );
         }
-        let all = Network::new(Family::V6, 0, 0);
         assert_eq!(
-            intervals_of(&all, u128::MAX).unwrap().intervals(),
+            intervals_of((0, 0), u128::MAX).unwrap().intervals(),
             [(0, u128::MAX)]
         );
     }

@@ -20,7 +20,7 @@ pub struct AddressMatch {
 pub type SetDirection = &'static str;
 
 /// Returns the lines that together match exactly the packets whose address is in the condition and in the networks of a
-/// zone; none if there is no such address in the family.
+/// zone; none if there is no such address in the family. Negated masks are left to [`left_out_masks`].
 pub fn matches(
     plan: &Plan,
     addresses: Option<&AddressCondition>,
@@ -78,7 +78,51 @@ pub fn matches(
             ..line
         }));
     }
+    lines.extend(masked(addresses, networks, family));
     lines
+}
+
+/// Returns the lines for the addresses of a condition that have a mask. iptables takes one mask in a line, so a zone's
+/// networks are ranges beside it.
+fn masked(
+    addresses: &AddressCondition,
+    networks: Option<&IntervalSet>,
+    family: Family,
+) -> Vec<AddressMatch> {
+    let mut lines = Vec::new();
+    for asked in addresses.masks_of(family) {
+        let line = AddressMatch {
+            prefix: Some(NegatableContext::plain(asked.to_string())),
+            ..AddressMatch::default()
+        };
+        let Some(networks) = networks else {
+            lines.push(line);
+            continue;
+        };
+        for (first, last) in networks.intervals() {
+            if asked.next_from(*first).is_none_or(|next| next > *last) {
+                continue;
+            }
+            let (start, end) = (address_of(family, *first), address_of(family, *last));
+            lines.push(AddressMatch {
+                range: Some(NegatableContext::plain(format!("{start}-{end}"))),
+                ..line.clone()
+            });
+        }
+    }
+    lines
+}
+
+/// Returns the lines for the addresses with a mask that a negated condition leaves out: none of its own lines can.
+pub fn left_out_masks(addresses: Option<&AddressCondition>, family: Family) -> Vec<AddressMatch> {
+    let negated = addresses.filter(|addresses| addresses.negated);
+    negated.map_or_else(Vec::new, |addresses| masked(addresses, None, family))
+}
+
+/// Returns `true` if a line asks for an address with a mask that is not that of a prefix.
+pub fn has_mask(address: Option<&NegatableContext>) -> bool {
+    let mask = address.and_then(|address| address.value.split_once('/'));
+    mask.is_some_and(|(_, mask)| mask.contains(['.', ':']))
 }
 
 /// Returns the number of lines of [`matches`].
@@ -111,7 +155,9 @@ pub fn count(
         None => number(literals),
         Some(networks) => number(&networks.intersection(literals)),
     };
-    plain.saturating_add(sets.saturating_mul(around))
+    plain
+        .saturating_add(sets.saturating_mul(around))
+        .saturating_add(masked(addresses, networks, family).len())
 }
 
 fn negative(family: Family, set: &IntervalSet) -> Vec<AddressMatch> {

@@ -443,7 +443,13 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     let hides = [
         // A denying rule with exceptions would have to leave the chain for replies from a chain of its own, which iptables
         // cannot do.
-        rule.not_service.is_some() || rule.not_from.is_some() || rule.not_to.is_some(),
+        rule.not_service.is_some()
+            || rule.not_from.is_some()
+            || rule.not_to.is_some()
+            || [&rule.source, &rule.destination]
+                .into_iter()
+                .flatten()
+                .any(|addresses| addresses.negated && !addresses.masks.is_empty()),
         mark.take().is_some(),
         mac.take().is_some(),
         tcp_flags.take().is_some(),

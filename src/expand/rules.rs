@@ -283,7 +283,7 @@ pub fn packets(
 }
 
 /// Returns lines, without a target, for the packets that a rule's negated keys leave out, as far as [`packets`] cannot say it in
-/// its own lines: iptables negates one device in a line, and no list, no zone with networks or IPsec, and no service.
+/// its own lines: iptables negates one device in a line, and no list, no zone with networks or IPsec, no service, and one address without a mask.
 pub fn exceptions(
     plan: &Plan,
     rule: &PlannedRule,
@@ -324,6 +324,18 @@ pub fn exceptions(
                 ..plain.clone()
             });
         }
+    }
+    for source in addresses::left_out_masks(rule.source.as_ref(), family) {
+        lines.push(LineContext {
+            source: source.prefix,
+            ..plain.clone()
+        });
+    }
+    for destination in addresses::left_out_masks(rule.destination.as_ref(), family) {
+        lines.push(LineContext {
+            destination: destination.prefix,
+            ..plain.clone()
+        });
     }
     if rule.not_service.is_some() {
         for service in services::matches(rule.not_service.as_ref(), family) {
@@ -411,10 +423,15 @@ fn put_service(line: &mut LineContext, service: &ServiceMatch) {
     }
 }
 
-/// Returns `true` if a packet may fit several of a rule's lines: those of a set and a list, of an authentication header and
+/// Returns `true` if a packet may fit several of a rule's lines: those of a set or a mask and a list, of an authentication header and
 /// the protocol behind it, and of places with and without a device or IPsec.
 pub fn may_overlap(lines: &[LineContext]) -> bool {
-    let overlaps = |line: &LineContext| line.auth_header || !line.sets.is_empty();
+    let overlaps = |line: &LineContext| {
+        line.auth_header
+            || !line.sets.is_empty()
+            || addresses::has_mask(line.source.as_ref())
+            || addresses::has_mask(line.destination.as_ref())
+    };
     let differ = |has: fn(&LineContext) -> bool| lines.iter().any(has) && !lines.iter().all(has);
     lines.len() > 1
         && (lines.iter().any(overlaps)

@@ -52,6 +52,8 @@ pub enum AddressError {
     PrefixLength(Family),
     /// A netmask follows `/` instead of a length; the value is the equivalent length, if the mask has no holes.
     Netmask(Option<u8>),
+    /// The address has bits set outside its mask; the value is the text without them.
+    OutsideMask(String),
     /// The address has bits set behind the prefix length. The fields are the two texts that may have been meant.
     HostBits {
         /// The prefix with its host bits cleared.
@@ -138,6 +140,87 @@ impl fmt::Display for AddressRange {
     }
 }
 
+/// The addresses of one family that have a value under a mask, such as a host under any prefix
+/// (`::5/::ffff:ffff:ffff:ffff`). The mask is not that of a prefix, which is an [`AddressRange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AddressMask {
+    /// The family.
+    pub family: Family,
+    /// The bits under the mask; all others are clear.
+    pub value: u128,
+    /// The bits that are compared.
+    pub mask: u128,
+}
+
+impl AddressMask {
+    /// Parses an address and a mask with holes: `10.0.0.5/255.0.0.255`, `::5/::ffff:ffff:ffff:ffff`.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError::Netmask`] for the mask of a prefix, [`AddressError::OutsideMask`] for further bits in the address.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let (host, mask) = text.split_once('/').ok_or(AddressError::NotAnAddress)?;
+        let (family, value) = split(parse_host(host)?);
+        let mask = match mask.parse::<IpAddr>() {
+            Ok(mask) if Family::of(mask) == family => number_of(mask),
+            _ => return Err(AddressError::PrefixLength(family)),
+        };
+        if let Some(length) = length_of(family, mask) {
+            return Err(AddressError::Netmask(Some(length)));
+        }
+        let masked = Self {
+            family,
+            value: value & mask,
+            mask,
+        };
+        match value & !mask {
+            0 => Ok(masked),
+            _ => Err(AddressError::OutsideMask(masked.to_string())),
+        }
+    }
+
+    /// Returns `true` if the address with this number has the value under the mask.
+    pub fn has(self, number: u128) -> bool {
+        number & self.mask == self.value
+    }
+
+    /// Returns the first address from a number on that has the value under the mask; `None` if there is none.
+    pub fn next_from(self, number: u128) -> Option<u128> {
+        if self.has(number) {
+            return Some(number);
+        }
+        // The address is larger in some bit, which decides; before that bit it is the same. The lowest such bit gives the
+        // first address.
+        (0..u32::from(self.family.bits())).find_map(|bit| {
+            let raised = 1u128 << bit;
+            let below = raised - 1;
+            let above = !(raised | below);
+            let same = number & above & self.mask == self.value & above;
+            let may_be_raised =
+                number & raised == 0 && (self.mask & raised == 0 || self.value & raised != 0);
+            (same && may_be_raised).then_some(number & above | raised | self.value & below)
+        })
+    }
+}
+
+impl fmt::Display for AddressMask {
+    /// Writes the address and the mask, as the policy language reads them.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (value, mask) = (
+            address_of(self.family, self.value),
+            address_of(self.family, self.mask),
+        );
+        write!(out, "{value}/{mask}")
+    }
+}
+
+/// Returns the length of the prefix that a mask stands for; `None` if it has holes.
+fn length_of(family: Family, mask: u128) -> Option<u8> {
+    let length = mask.count_ones();
+    let length = u8::try_from(length).ok()?;
+    (mask == family.last_address() & !host_mask(family, length)).then_some(length)
+}
+
 fn split(address: IpAddr) -> (Family, u128) {
     (Family::of(address), number_of(address))
 }
@@ -180,15 +263,10 @@ fn has_leading_zeros(text: &str) -> bool {
 
 fn parse_length(family: Family, text: &str) -> Result<u8, AddressError> {
     // Netmasks are recognised only to suggest the length in the message.
-    if family == Family::V4
-        && let Ok(mask) = text.parse::<Ipv4Addr>()
+    if let Ok(mask) = text.parse::<IpAddr>()
+        && Family::of(mask) == family
     {
-        let bits = mask.to_bits();
-        let length = bits.leading_ones();
-        let is_mask = length + bits.trailing_zeros() >= 32;
-        return Err(AddressError::Netmask(
-            u8::try_from(length).ok().filter(|_| is_mask),
-        ));
+        return Err(AddressError::Netmask(length_of(family, number_of(mask))));
     }
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let plain = digits && (text == "0" || !text.starts_with('0'));
@@ -268,6 +346,54 @@ mod tests {
     }
 
     #[test]
+    fn masks_with_holes() {
+        use AddressError as E;
+        let parse = AddressMask::parse;
+        for text in [
+            "10.0.0.5/255.0.0.255",
+            "0.0.0.1/0.0.0.1",
+            "::5/::ffff:ffff:ffff:ffff",
+            "2001:db8::5/ffff:ffff::ffff",
+            // The mask looks like an IPv4-mapped address.
+            "::1/::ffff:ffff:ffff",
+        ] {
+            let shown = parse(text).unwrap().to_string();
+            assert_eq!(parse(&shown), parse(text), "{text}");
+        }
+        for (text, error) in [
+            ("10.0.0.0/255.0.0.0", E::Netmask(Some(8))),
+            ("10.0.0.0/0.0.0.0", E::Netmask(Some(0))),
+            ("2001:db8::/ffff:ffff::", E::Netmask(Some(32))),
+            (
+                "10.9.0.5/255.0.0.255",
+                E::OutsideMask("10.0.0.5/255.0.0.255".into()),
+            ),
+            ("::1:5/::ffff", E::OutsideMask("::5/::ffff".into())),
+            ("10.0.0.5/::ffff", E::PrefixLength(Family::V4)),
+            ("10.0.0.5/8", E::PrefixLength(Family::V4)),
+        ] {
+            assert_eq!(parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_next_address_under_a_mask() {
+        for mask in 0..=255u128 {
+            for value in (0..=255).filter(|value| value & !mask == 0) {
+                let masked = AddressMask {
+                    family: Family::V4,
+                    value,
+                    mask: mask | 0xffff_ff00,
+                };
+                for from in 0..=255 {
+                    let next = (from..=255).find(|number| masked.has(*number));
+                    assert_eq!(masked.next_from(from), next, "{masked} from {from}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_is_refused_and_why() {
         use AddressError as E;
         for (text, error) in [
@@ -285,6 +411,9 @@ mod tests {
             ("2001:db8::/129", E::PrefixLength(Family::V6)),
             ("10.0.0.0/255.0.0.0", E::Netmask(Some(8))),
             ("10.0.0.0/255.0.255.0", E::Netmask(None)),
+            ("2001:db8::/ffff:ffff::", E::Netmask(Some(32))),
+            ("::5/::ffff", E::Netmask(None)),
+            ("10.0.0.0/ffff::", E::PrefixLength(Family::V4)),
             ("10.0.0.1-2001:db8::1", E::MixedFamilies),
             ("10.0.0.9-10.0.0.1", E::Reversed("10.0.0.1-10.0.0.9".into())),
         ] {

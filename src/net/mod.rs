@@ -16,7 +16,7 @@ mod protocol;
 mod rate;
 mod time;
 
-pub use address::{AddressError, AddressRange, AddressSet, address_of, number_of};
+pub use address::{AddressError, AddressMask, AddressRange, AddressSet, address_of, number_of};
 pub use family::{Family, PerFamily};
 pub use icmp::IcmpType;
 pub use interface::{DeviceError, InterfacePattern, LONGEST_DEVICE};

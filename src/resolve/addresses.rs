@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::plan::{AddressCondition, AddressGroupSet, Members};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
-use crate::net::AddressSet;
+use crate::net::{AddressMask, AddressSet};
 use crate::policy::{AddressExpression, AddressItem, GroupKind, Policy};
 use crate::source::{Located, Span};
 
@@ -23,6 +23,8 @@ struct Group {
     contents: AddressSet,
     /// The place of a dynamic set in it: such a set has members that the policy does not know.
     dynamic: Option<Span>,
+    /// The place of an address with a mask in it, which is no set of prefixes.
+    masked: Option<Span>,
 }
 
 impl Groups {
@@ -38,14 +40,14 @@ impl Groups {
         groups
     }
 
-    /// Returns the groups without dynamic sets, in the order of the policy.
+    /// Returns the groups without dynamic sets and masks, in the order of the policy.
     pub fn names(&self, policy: &Policy) -> Vec<(String, AddressSet)> {
         let named = policy.addresses.iter().filter_map(|definition| {
             let name = &definition.name.value;
             let group = self
                 .groups
                 .get(name)
-                .filter(|group| group.dynamic.is_none())?;
+                .filter(|group| group.dynamic.is_none() && group.masked.is_none())?;
             Some((name.clone(), group.contents.clone()))
         });
         named.collect()
@@ -81,6 +83,7 @@ impl Groups {
     ) -> AddressSet {
         let list = self.list(policy, items, &mut Vec::new(), sink);
         refuse_dynamic(list.dynamic, what, sink);
+        refuse_masks(list.masked, what, sink);
         list.contents
     }
 
@@ -94,7 +97,7 @@ impl Groups {
     ) -> Group {
         let literals = items.iter().filter_map(|item| match &item.value {
             AddressItem::Literal(range) => Some(*range),
-            AddressItem::Name(_) => None,
+            AddressItem::Name(_) | AddressItem::Mask(_) => None,
         });
         let literals = AddressSet::from_ranges(literals);
         let mut list = Group {
@@ -103,8 +106,14 @@ impl Groups {
         };
         list.named.listed = literals;
         for item in items {
-            let AddressItem::Name(name) = &item.value else {
-                continue;
+            let name = match &item.value {
+                AddressItem::Name(name) => name,
+                AddressItem::Mask(mask) => {
+                    list.add_mask(*mask);
+                    list.masked = list.masked.or(Some(item.span));
+                    continue;
+                }
+                AddressItem::Literal(_) => continue,
             };
             if policy.addresses.was_refused(name) {
                 continue;
@@ -129,6 +138,10 @@ impl Groups {
                     list.named.sets.push(set);
                 }
             }
+            for mask in group.named.masks {
+                list.add_mask(mask);
+            }
+            list.masked = list.masked.or(group.masked.map(|_| item.span));
             list.contents = list.contents.union(&group.contents);
             list.dynamic = list.dynamic.or(group.dynamic.map(|_| item.span));
         }
@@ -155,11 +168,13 @@ impl Groups {
         open.pop();
         // Only the kernel knows the members of a dynamic set, so they cannot be subtracted here.
         refuse_dynamic(exclude.dynamic, "an `exclude`", sink);
+        refuse_masks(exclude.masked, "an `exclude`", sink);
         let contents = include.contents.difference(&exclude.contents);
         let group = match written.kind {
             GroupKind::Plain if written.exclude.is_empty() => include,
             GroupKind::Plain => {
                 refuse_dynamic(include.dynamic, "a group with `exclude`", sink);
+                refuse_masks(include.masked, "a group with `exclude`", sink);
                 Group {
                     named: AddressCondition {
                         listed: contents.clone(),
@@ -167,20 +182,24 @@ impl Groups {
                     },
                     contents,
                     dynamic: None,
+                    masked: None,
                 }
             }
             GroupKind::Set => {
                 refuse_dynamic(include.dynamic, "another set", sink);
+                refuse_masks(include.masked, "a set", sink);
                 Group {
                     named: self.add_set(name, Members::Static(contents.clone())),
                     contents,
                     dynamic: None,
+                    masked: None,
                 }
             }
             GroupKind::Dynamic { timeout, size } => Group {
                 named: self.add_set(name, Members::Dynamic { timeout, size }),
                 contents,
                 dynamic: Some(definition.name.span),
+                masked: None,
             },
         };
         self.groups.insert(name.to_owned(), group.clone());
@@ -196,6 +215,26 @@ impl Groups {
             sets: vec![self.sets.len() - 1],
             ..AddressCondition::default()
         }
+    }
+}
+
+impl Group {
+    fn add_mask(&mut self, mask: AddressMask) {
+        if !self.named.masks.contains(&mask) {
+            self.named.masks.push(mask);
+        }
+    }
+}
+
+fn refuse_masks(masked: Option<Span>, what: &str, sink: &mut Sink) {
+    if let Some(span) = masked {
+        let message = format!(
+            "{what} cannot contain an address with a mask: it has prefixes and ranges only"
+        );
+        sink.report(
+            Diagnostic::error(Code::Conflict, span, message)
+                .with_note("use it in `source` or `destination` of a rule, or in a group without `set` and `exclude`"),
+        );
     }
 }
 

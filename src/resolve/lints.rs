@@ -34,7 +34,7 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
             // A group is reported once, where it is defined, however many rules name it.
             let group = written.items.iter().find_map(|item| match &item.value {
                 AddressItem::Name(name) => policy.addresses.get(name),
-                AddressItem::Literal(_) => None,
+                AddressItem::Literal(_) | AddressItem::Mask(_) => None,
             });
             let span = group.map_or(written.span, |group| group.name.span);
             if seen.insert(span) {
@@ -99,7 +99,10 @@ pub fn forward_untested(plan: &Plan, sink: &mut Sink) {
 }
 
 fn lines(addresses: &AddressCondition) -> usize {
-    let of = |family: Family| addresses.listed.family(family).intervals().len();
+    let of = |family: Family| {
+        let masks = addresses.masks_of(family).count();
+        addresses.listed.family(family).intervals().len() + masks
+    };
     of(Family::V4).max(of(Family::V6))
 }
 
@@ -287,7 +290,7 @@ impl<'p> Used<'p> {
         self.addresses
             .extend(items.into_iter().filter_map(|item| match &item.value {
                 AddressItem::Name(name) => Some(name.as_str()),
-                AddressItem::Literal(_) => None,
+                AddressItem::Literal(_) | AddressItem::Mask(_) => None,
             }));
     }
 }

@@ -102,6 +102,7 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
         if *sound {
             let checked = Checked::new(plan, &entry.packets, &written.packets);
             checked.report_packets(plan, "mangle entry", sink);
+            checked.negated_masks("a mangle entry", sink);
             chains(entry, written, sink);
             protocols(entry, written, sink);
             if entry.change == MangleChange::Drop {

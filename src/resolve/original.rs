@@ -35,6 +35,18 @@ pub fn resolve(
             .help("list the addresses, or take a group without `set`"),
         );
     }
+    if let (Some(addresses), Some(written)) = (&addresses, destination)
+        && !addresses.masks.is_empty()
+    {
+        sink.report(
+            Diagnostic::error(
+                Code::BadValue,
+                written.span,
+                "`original` cannot ask for an address with a mask",
+            )
+            .help("list the addresses or prefixes that the connections were sent to"),
+        );
+    }
     let mut ports: Option<BTreeMap<Protocol, IntervalSet>> = None;
     for item in service.iter().flatten() {
         let ports = ports.get_or_insert_default();

@@ -3,9 +3,9 @@
 use crate::diag::ConcernName;
 use crate::iptables::Match;
 use crate::net::{
-    AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet, MacAddress,
-    MarkMatch, PerFamily, PerHook, PortRange, Protocol, Rate, SetEnds, State, TcpFlagsMatch,
-    TimeOfDay, Weekday,
+    AddressMask, AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet,
+    MacAddress, MarkMatch, PerFamily, PerHook, PortRange, Protocol, Rate, SetEnds, State,
+    TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
     CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
@@ -207,11 +207,11 @@ impl Plan {
         self.ownership == Ownership::Shared
     }
 
-    /// Returns the addresses that the policy lists for a condition, in sets or not, and `true` if a dynamic set may add
-    /// more.
+    /// Returns the addresses that the policy lists for a condition, in sets or not, and `true` if a dynamic set or a mask
+    /// adds more.
     pub fn known(&self, addresses: &AddressCondition) -> (AddressSet, bool) {
         let mut known = addresses.listed.clone();
-        let mut open = false;
+        let mut open = !addresses.masks.is_empty();
         for set in &addresses.sets {
             match &self.sets[*set].members {
                 Members::Static(members) => known = known.union(members),
@@ -222,7 +222,8 @@ impl Plan {
     }
 
     /// Returns `true` if no address of a family is in a condition and in the networks of a zone (`None`: any address), whatever
-    /// other programs put into dynamic sets.
+    /// other programs put into dynamic sets. Masks that are negated do not count: they always leave some address, but of very
+    /// small networks.
     pub fn excludes_all(
         &self,
         addresses: &AddressCondition,
@@ -247,7 +248,12 @@ impl Plan {
             }
             return left.is_empty();
         }
+        let is_masked = |mask: AddressMask| {
+            let mut parts = left.intervals().iter();
+            parts.any(|(first, last)| mask.next_from(*first).is_some_and(|it| it <= *last))
+        };
         known.iter().all(|set| left.intersection(set).is_empty())
+            && !addresses.masks_of(family).any(is_masked)
     }
 
     /// Returns the blocks around a rule, from the inside out.
@@ -345,10 +351,20 @@ pub enum Members {
 pub struct AddressCondition {
     /// The addresses that are not in sets.
     pub listed: AddressSet,
+    /// The addresses with a mask.
+    pub masks: Vec<AddressMask>,
     /// The sets, by their index in [`Plan::sets`].
     pub sets: Vec<usize>,
     /// Match every address except those.
     pub negated: bool,
+}
+
+impl AddressCondition {
+    /// Returns the masks of a family.
+    pub fn masks_of(&self, family: Family) -> impl Iterator<Item = AddressMask> {
+        let masks = self.masks.iter().copied();
+        masks.filter(move |mask| mask.family == family)
+    }
 }
 
 /// The values of a key of a rule.

@@ -105,6 +105,27 @@ pub fn of_services(
             );
             continue;
         }
+        let excepted = [
+            (&rule.source, &written.source),
+            (&rule.destination, &written.destination),
+        ];
+        let excepted = excepted.into_iter().find_map(|(resolved, written)| {
+            let has_masks = resolved
+                .as_ref()
+                .is_some_and(|it| it.negated && !it.masks.is_empty());
+            written.as_ref().filter(|_| has_masks)
+        });
+        if let (Some((helper, _)), Some(written)) = (helpers.first(), excepted) {
+            let message = format!(
+                "a negated mask on a rule whose service has the helper `{}`",
+                helper.name()
+            );
+            sink.report(
+                Diagnostic::error(Code::Conflict, written.span, message)
+                    .help("name the addresses that you mean"),
+            );
+            continue;
+        }
         for (helper, parts) in helpers {
             let from = rule.from.clone().unwrap_or_else(|| vec![Endpoint::Any]);
             let only_host = from.iter().all(|place| *place == Endpoint::Host);
@@ -154,6 +175,7 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
         }
         let checked = Checked::new(plan, &entry.packets, &written.packets);
         checked.report_packets(plan, "raw entry", sink);
+        checked.negated_masks("a raw entry", sink);
         match &entry.treatment {
             Treatment::NoTrack { answers } => {
                 places(plan, entry, written, sink);

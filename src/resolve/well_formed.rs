@@ -129,7 +129,7 @@ fn names<'p>(
 ) -> impl Iterator<Item = &'p str> {
     items.into_iter().filter_map(|item| match &item.value {
         AddressItem::Name(name) => Some(name.as_str()),
-        AddressItem::Literal(_) => None,
+        AddressItem::Literal(_) | AddressItem::Mask(_) => None,
     })
 }
 

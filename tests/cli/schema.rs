@@ -168,6 +168,9 @@ const UNSEEN: &[&str] = &[
     "bad-protocol-extension-header-negated",
     "protocol-ipv6-frag",
     // Arithmetic.
+    "bad-prefix-netmask",
+    "address-mask-nat",
+    "mask-is-a-prefix",
     "bad-address-leading-zeros",
     "bad-address-octet",
     "bad-mark-mask",

@@ -451,6 +451,17 @@ impl Sample {
         self.prefix(random)
     }
 
+    /// A host under any prefix; its borders are kept.
+    pub fn mask(&mut self, random: &mut Random) -> String {
+        let (family, address, _) = near(random);
+        self.border(family, address, family.bits());
+        let mask = match family {
+            Family::V4 => *random.pick(&[0xff00_00ffu128, 0x0000_ffff, 0xffff_00fe]),
+            Family::V6 => *random.pick(&[u128::from(u64::MAX), 0xffff_ffff << 96 | 0xffff]),
+        };
+        format!("{}/{}", show(family, address & mask), show(family, mask))
+    }
+
     /// Zones; then the names of zones and interfaces.
     fn zones(
         &mut self,

@@ -311,7 +311,11 @@ impl Sample {
             if !random.once_in(seldom) {
                 continue;
             }
-            let list = self.address_list(random, groups);
+            let mut list = self.address_list(random, groups);
+            let mut of_masks = Random(random.0.rotate_left(29));
+            if of_masks.once_in(8) {
+                list.push(self.mask(&mut of_masks));
+            }
             let negation = match random.below(4) {
                 0 => format!("{{ not = {list:?} }}"),
                 1 => format!("\"!{}\"", list[0]),

@@ -62,7 +62,8 @@ fn addresses(policy: &Policy, items: &[Located<AddressItem>], family: Family) ->
             AddressItem::Literal(range) if range.family == family => {
                 IntervalSet::from_intervals([(range.first, range.last)])
             }
-            AddressItem::Literal(_) => continue,
+            // `original` takes no masks.
+            AddressItem::Literal(_) | AddressItem::Mask(_) => continue,
             AddressItem::Name(name) => match policy.addresses.get(name) {
                 Some(group) => addresses(policy, &group.value.include, family)
                     .difference(&addresses(policy, &group.value.exclude, family)),

@@ -212,7 +212,9 @@ impl Evaluation<'_> {
             }
             match rule.action.as_ref().map_or(Action::Accept, |a| a.value) {
                 Action::Accept => return true,
-                Action::Drop | Action::Reject if !rule::is_hidden_from_replies(rule) => {
+                Action::Drop | Action::Reject
+                    if !rule::is_hidden_from_replies(self.policy, rule) =>
+                {
                     return false;
                 }
                 _ => {}

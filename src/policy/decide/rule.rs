@@ -136,21 +136,23 @@ impl Evaluation<'_> {
 
 /// Returns `true` if a rule has a key that a reply does not show, so that the rule may have matched the request or not.
 /// `state` is not such a key: the caller only asks about untracked packets.
-pub(super) fn is_hidden_from_replies(rule: &PolicyRule) -> bool {
+pub(super) fn is_hidden_from_replies(policy: &Policy, rule: &PolicyRule) -> bool {
     #[rustfmt::skip]
     let PolicyRule {
-        span: _, name: _, comment: _, complete: _, action: _, from: _, to: _, source: _, destination: _,
+        span: _, name: _, comment: _, complete: _, action: _, from: _, to: _,
         service: _, ipset: _, scope: _, state: _, stage: _, order: _, connections: _, schedule: _, expires: _,
         log: _, reject_with: _, enabled: _, within: _, block: _,
         // It never matches an untracked packet, which the caller knows.
         original: _,
-        mark, mac, tcp_flags, matches, user, group, limit, not_from, not_to, not_service,
+        mark, mac, tcp_flags, matches, user, group, limit, not_from, not_to, not_service, source, destination,
     } = rule;
     let continues = |limit: &PolicyLimit| is_some_and(&limit.over, |over| *over == Over::Continue);
     // Of a rule that denies all but some packets no reply tells that it denied the request.
     not_from.is_some()
         || not_to.is_some()
         || not_service.is_some()
+        || addresses::leaves_out_masks(policy, source.as_ref())
+        || addresses::leaves_out_masks(policy, destination.as_ref())
         || mark.is_some()
         || mac.is_some()
         || tcp_flags.is_some()

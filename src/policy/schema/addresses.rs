@@ -6,7 +6,7 @@ use super::limits::read_number;
 use super::names::{OVERRIDE, RESERVED, is_name, name_form, read_definitions};
 use super::times::{DURATION, read_duration};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{AddressError, AddressRange};
+use crate::net::{AddressError, AddressMask, AddressRange};
 use crate::policy::Definitions;
 use crate::policy::keys::{Key, Shape, TableKeys};
 use crate::policy::reader::{CheckedTable, FileValue};
@@ -17,6 +17,8 @@ use crate::source::{FileId, Located, Span};
 pub enum AddressItem {
     /// A host, prefix or range.
     Literal(AddressRange),
+    /// An address and a mask that is not that of a prefix.
+    Mask(AddressMask),
     /// The name of a group.
     Name(String),
 }
@@ -107,16 +109,37 @@ macro_rules! v6_form {
     };
 }
 pub(super) use {v4_form, v6_form};
+macro_rules! mask_form {
+    () => {
+        concat!(
+            v4_form!(),
+            "/",
+            v4_form!(),
+            "|",
+            v6_form!(),
+            "/",
+            v6_form!()
+        )
+    };
+}
 macro_rules! address_form {
     () => {
-        concat!(name_form!(), "|", prefix_form!(), "|", range_form!())
+        concat!(
+            name_form!(),
+            "|",
+            prefix_form!(),
+            "|",
+            range_form!(),
+            "|",
+            mask_form!()
+        )
     };
 }
 
 /// A host or a prefix.
 pub(super) const PREFIX: Shape = Shape::Form(prefix_form!());
 
-/// An address: a name, a host, a prefix or a range.
+/// An address: a name, a host, a prefix, a range, or an address with a mask.
 pub(super) const ADDRESS: Shape = Shape::Form(address_form!());
 
 /// The value of `source` and `destination`.
@@ -337,7 +360,7 @@ pub(in crate::policy) fn read_list(
             let at = start + (content.len() - content.trim_start().len());
             let word = Located::new(word, Span::new(file, at..at + word.len()));
             if AddressRange::looks_like_one(word.value) || word.value.contains('/') {
-                items.extend(read_literal(&word, sink).map(|item| item.map(AddressItem::Literal)));
+                items.extend(read_address(&word, sink));
             } else {
                 let message = format!("`{}` is not a valid address", word.value.escape_debug());
                 sink.report(
@@ -416,7 +439,7 @@ fn read_item(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressIte
         return None;
     }
     if AddressRange::looks_like_one(text.value) || text.value.contains('/') {
-        return Some(read_literal(text, sink)?.map(AddressItem::Literal));
+        return read_address(text, sink);
     }
     if !is_name(text.value) {
         sink.report(not_an_address(text));
@@ -426,6 +449,21 @@ fn read_item(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressIte
         AddressItem::Name(text.value.to_owned()),
         text.span,
     ))
+}
+
+/// Reads a host, a prefix, a range, or an address with a mask; reports an error for anything else.
+fn read_address(text: &Located<&str>, sink: &mut Sink) -> Option<Located<AddressItem>> {
+    let item = match AddressRange::parse(text.value) {
+        Err(AddressError::Netmask(None)) => AddressMask::parse(text.value).map(AddressItem::Mask),
+        range => range.map(AddressItem::Literal),
+    };
+    match item {
+        Ok(item) => Some(Located::new(item, text.span)),
+        Err(error) => {
+            sink.report(address_error(text, error));
+            None
+        }
+    }
 }
 
 /// Reads a host, a prefix or a range; reports an error for anything else.
@@ -497,10 +535,18 @@ fn address_error(text: &Located<&str>, error: AddressError) -> Diagnostic {
                     diagnostic.help(format!("write `{host}/{length}`"))
                 }
                 _ => diagnostic
-                    .with_note("the mask is not contiguous")
+                    .with_note("such a mask is for `source` and `destination`, and for groups of [addresses]")
                     .help("write the networks one by one"),
             }
         }
+        AddressError::OutsideMask(right) => at(
+            Code::HostBitsSet,
+            format!("`{shown}` has bits set outside its mask"),
+        )
+        .label(format!("did you mean `{right}`?"))
+        .with_note(
+            "a packet's address is compared under the mask, so that it would never be equal",
+        ),
         AddressError::HostBits { network, host } => {
             at(Code::HostBitsSet, format!("`{shown}` has host bits set"))
                 .label(format!("did you mean `{network}`?"))

@@ -4,7 +4,7 @@ use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::one_family;
 use crate::net::{AddressSet, Family, Protocol};
 use crate::policy::{HostPrefix, Over, Scope};
-use crate::resolve::plan::{Endpoint, Plan, RuleAction, ServicePart};
+use crate::resolve::plan::{AddressCondition, Endpoint, Members, Plan, RuleAction, ServicePart};
 use crate::source::{Located, Span};
 
 use super::Checked;
@@ -35,13 +35,16 @@ impl Checked<'_> {
             let (Some(addresses), Some(written)) = (resolved, written) else {
                 continue;
             };
-            let (known, dynamic) = plan.known(addresses);
+            let (known, _) = plan.known(addresses);
+            let has_masks = !addresses.masks.is_empty();
             // A dynamic set may have members of both families.
-            if !addresses.negated || dynamic || known.is_empty() {
+            let dynamic = has_dynamic(plan, addresses);
+            if !addresses.negated || dynamic || known.is_empty() && !has_masks {
                 continue;
             }
             for family in Family::ALL {
                 let open = known.family(family).is_empty()
+                    && addresses.masks_of(family).next().is_none()
                     && obstacle(plan, self.rule, &self.pairs, family).is_none();
                 if open {
                     let other = other(family);
@@ -59,6 +62,31 @@ impl Checked<'_> {
                             )),
                     );
                 }
+            }
+        }
+    }
+
+    /// Reports a negated address with a mask in an entry. iptables asks for one address in a line, and only a rule has a chain
+    /// whose first lines leave addresses out.
+    pub fn negated_masks(&self, what: &str, sink: &mut Sink) {
+        let keys = [
+            ("source", &self.rule.source, &self.written.source),
+            (
+                "destination",
+                &self.rule.destination,
+                &self.written.destination,
+            ),
+        ];
+        for (key, resolved, written) in keys {
+            let (Some(addresses), Some(written)) = (resolved, written) else {
+                continue;
+            };
+            if addresses.negated && !addresses.masks.is_empty() {
+                let message = format!("`{key}` of {what} cannot negate an address with a mask");
+                sink.report(
+                    Diagnostic::error(Code::BadValue, written.span, message)
+                        .help("name the addresses that you mean"),
+                );
             }
         }
     }
@@ -456,4 +484,10 @@ fn other(family: Family) -> Family {
         Family::V4 => Family::V6,
         Family::V6 => Family::V4,
     }
+}
+
+/// Returns `true` if a condition has a set that other programs fill.
+fn has_dynamic(plan: &Plan, addresses: &AddressCondition) -> bool {
+    let mut sets = addresses.sets.iter().map(|set| &plan.sets[*set].members);
+    sets.any(|members| matches!(members, Members::Dynamic { .. }))
 }

@@ -187,6 +187,7 @@ impl Entry<'_> {
             }
         }
         checked.matches_nothing("nat entry", sink);
+        checked.negated_masks("a nat entry", sink);
         // The new addresses fix the family like a `scope`: a negated list of that family leaves nothing open in the other.
         let mut packets = self.entry.packets.clone();
         if let [only] = own[..] {
@@ -480,6 +481,16 @@ impl Entry<'_> {
         }
         let (span, target) = self.target();
         let place = written.as_ref().map(|written| written.span);
+        if let (Some(place), Some(asked)) = (place, asked)
+            && !asked.masks.is_empty()
+        {
+            let message = format!("`{key}` of a netmap cannot have a mask: it is one prefix");
+            sink.report(
+                Diagnostic::error(Code::NatSizesDiffer, place, message)
+                    .help(format!("write a prefix of the same length as `{target}`")),
+            );
+            return;
+        }
         let place = place.or_else(|| Some(self.written.packets.from.as_ref()?.first()?.span));
         for to in to {
             let Some(length) = prefix_length(to.family, to.first, to.last) else {

@@ -270,6 +270,11 @@ impl Matching<'_> {
             PacketEnd::To => Field::Destination,
         };
         let mut named = vec![space.values(field, &known(self.plan, asked, space.family()))?];
+        for masked in &asked.masks {
+            if masked.family == space.family() {
+                named.push(space.under_mask(field, masked.value, masked.mask)?);
+            }
+        }
         for set in dynamic(self.plan, asked) {
             named.push(in_set(set, matches!(side, PacketEnd::From), space.family()).set(space)?);
         }
@@ -453,6 +458,18 @@ pub(in crate::verify) fn exists(
 ) -> bool {
     let has_hosts = |place, asked: &Option<AddressCondition>| {
         let all = || IntervalSet::from_intervals([(0, family.last_address())]);
+        // Masks only add addresses. What negated masks leave out is never all, but of very small networks.
+        let masks = || {
+            let named = asked.iter().filter(|asked| !asked.negated);
+            let masks = named.flat_map(|asked| &asked.masks);
+            masks.filter(|mask| mask.family == family)
+        };
+        let has_masked = |networks: &IntervalSet| {
+            masks().any(|mask| {
+                let mut intervals = networks.intervals().iter();
+                intervals.any(|(first, last)| mask.next_from(*first).is_some_and(|it| it <= *last))
+            })
+        };
         // A dynamic set may have any address as member, or none.
         let asked = asked.as_ref().map_or_else(all, |asked| {
             let open = dynamic(plan, asked).next().is_some();
@@ -469,6 +486,7 @@ pub(in crate::verify) fn exists(
         parts(plan, place, family).iter().any(|part| {
             let here = part.networks.map(|networks| networks.intersection(&asked));
             !here.as_ref().unwrap_or(&asked).is_empty()
+                || part.networks.map_or(masks().next().is_some(), has_masked)
         })
     };
     let in_block = |block: usize| exists(plan, &plan.rules[block], hook, family);

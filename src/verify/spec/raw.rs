@@ -7,7 +7,9 @@ use crate::analysis::{BaseChain, Flow, GaveUp, RuleStep, Set, Space, Verdict, Wr
 use crate::iptables::{ChainPolicy, TableName};
 use crate::net::{Family, Hook, IcmpType, State};
 use crate::policy::{CustomPosition, Order, Over, RuleStage, Treatment};
-use crate::resolve::{Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart};
+use crate::resolve::{
+    AddressCondition, Endpoint, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart,
+};
 use crate::verify::condition::Condition;
 
 /// Adds the effects of the raw table. `first` (antispoof) comes before the entries.
@@ -287,7 +289,16 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     (*from, *to) = (Some(went), Some(came));
     std::mem::swap(source, destination);
     std::mem::swap(not_from, not_to);
-    let has_exceptions = not_from.is_some() || not_to.is_some() || not_service.is_some();
+    let leaves_out_masks = |asked: &Option<AddressCondition>| {
+        asked
+            .as_ref()
+            .is_some_and(|asked| asked.negated && !asked.masks.is_empty())
+    };
+    let has_exceptions = not_from.is_some()
+        || not_to.is_some()
+        || not_service.is_some()
+        || leaves_out_masks(source)
+        || leaves_out_masks(destination);
     for parts in [service, not_service].into_iter().flatten() {
         let every = |family| parts.contains(&ServicePart::EveryIcmp(family));
         let (v4, v6) = (every(Family::V4), every(Family::V6));
