@@ -730,7 +730,10 @@ impl InHook<'_> {
 
     fn limit(&self, limit: &Limit, chain: &str) -> LimitContext {
         let (rate, burst, expire) = match limit.rate {
-            LimitRate::Packets(rate, burst) if limit.per == LimitPer::default() => {
+            // `limit` has a bucket in each rule: what rules share is a table of `hashlimit`, also with one bucket.
+            LimitRate::Packets(rate, burst)
+                if limit.per == LimitPer::default() && limit.shared.is_none() =>
+            {
                 return LimitContext::global(rate, burst);
             }
             LimitRate::Packets(rate, burst) => {
@@ -756,7 +759,7 @@ impl InHook<'_> {
         let mode = parts.into_iter().flatten().collect::<Vec<_>>().join(",");
         // The kernel keeps the settings of a hashlimit table as long as the table lives, even if a rule with the same name
         // has other ones: another rate or expiry needs another name.
-        let mut identity = format!("{}/{}/{chain}/{rate}", self.rule.label, self.hook);
+        let mut identity = format!("{}/{rate}", self.counted_for(limit, chain));
         for number in [burst, source.map(u32::from)].into_iter().flatten() {
             identity += &format!("/{number}");
         }
@@ -769,7 +772,7 @@ impl InHook<'_> {
         LimitContext {
             rate: Some(rate),
             burst,
-            table: Some(format!("fwc-{}", short_hash(identity))),
+            table: Some(table_name("fwc", limit, identity)),
             mode: Some(mode).filter(|mode| !mode.is_empty()),
             expire,
             mask: source.filter(|bits| *bits != whole),
@@ -791,10 +794,7 @@ impl InHook<'_> {
             ),
         };
         let LimitWindow { hits, within } = window;
-        let identity = format!(
-            "{}/{}/{chain}/window/{side}/{bits}",
-            self.rule.label, self.hook
-        );
+        let identity = format!("{}/window/{side}/{bits}", self.counted_for(limit, chain));
         let prefix = match self.family {
             Family::V4 => "fwc4",
             Family::V6 => "fwc6",
@@ -810,10 +810,18 @@ impl InHook<'_> {
             window: Some(WindowContext {
                 hits,
                 seconds: within,
-                table: format!("{prefix}-{}", short_hash(identity)),
+                table: table_name(prefix, limit, identity),
                 mask: mask(self.family, bits).to_string(),
                 side,
             }),
+        }
+    }
+
+    /// Returns what the table of a limit counts for: the rule in its chain, or all rules that share the limit.
+    fn counted_for(&self, limit: &Limit, chain: &str) -> String {
+        match &limit.shared {
+            Some(name) => format!("limit {name}"),
+            None => format!("{}/{}/{chain}", self.rule.label, self.hook),
         }
     }
 
@@ -909,7 +917,7 @@ impl InHook<'_> {
 
     /// Returns `true` if packets of the rule may reach the next rule.
     fn may_continue(&self) -> bool {
-        let limit = self.rule.limit.map(|limit| limit.over);
+        let limit = self.rule.limit.as_ref().map(|limit| limit.over);
         let connections = self.rule.connections.map(|connections| connections.over);
         matches!(
             self.rule.action,
@@ -977,6 +985,15 @@ fn to(target: &str, line: &LineContext) -> Vec<LineContext> {
         target: target.to_owned(),
         ..line.clone()
     }]
+}
+
+/// Returns the name of the table of a limit. It shows the limit's own name, if rules share it.
+fn table_name(prefix: &str, limit: &Limit, identity: String) -> String {
+    let hash = short_hash(identity);
+    match &limit.shared {
+        Some(name) => format!("{prefix}-{name}-{hash}"),
+        None => format!("{prefix}-{hash}"),
+    }
 }
 
 /// Returns the mask of a prefix, as an address.

@@ -30,8 +30,8 @@ pub use schema::{
     PolicyFamilyDefaults, PolicyForeignSet, PolicyInterface, PolicyLimit, PolicyLogClass,
     PolicyMangle, PolicyNat, PolicyNatAddress, PolicyNatEnd, PolicyOriginal, PolicyOwnership,
     PolicyRaw, PolicyRule, PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve,
-    Proxy, RejectWith, RuleStage, Scope, Selection, Service, ServiceItem, ServiceParts, Treatment,
-    is_matched, question,
+    Proxy, RejectWith, RuleLimit, RuleStage, Scope, Selection, Service, ServiceItem, ServiceParts,
+    Treatment, is_matched, question,
 };
 
 use std::collections::HashSet;
@@ -55,6 +55,8 @@ pub struct Policy {
     pub services: Definitions<Service>,
     /// `[log.*]`, without the built-in values.
     pub log_classes: Definitions<PolicyLogClass>,
+    /// `[limits]`.
+    pub limits: Definitions<PolicyLimit>,
     /// Lints that a comment allows in one place (`# fwc: allow(CODE)`).
     pub allows: Vec<Allow>,
     /// `[ownership]`, merged key by key.

@@ -8,7 +8,7 @@ use crate::lints::{any_is_forward, forward_untested, large_list, limit_table, un
 use crate::net::{Family, Hook};
 use crate::policy::{
     self, AddressItem, Definition, Definitions, LimitRate, LogChoice, Policy, PolicyZone,
-    ServiceItem,
+    RuleLimit, ServiceItem,
 };
 use crate::source::{FileId, Located};
 
@@ -46,8 +46,12 @@ pub fn large_lists(plan: &Plan, policy: &Policy, sink: &mut Sink) {
 
 /// Reports limits in a window: the kernel keeps few addresses for each.
 pub fn limit_tables(policy: &Policy, sink: &mut Sink) {
-    let of_rules = policy.rules.iter().filter_map(|rule| rule.limit.as_ref());
-    for limit in of_rules {
+    let of_rules = policy.rules.iter().filter_map(|rule| match &rule.limit {
+        Some(RuleLimit::Own(limit)) => Some(limit),
+        Some(RuleLimit::Named(_)) | None => None,
+    });
+    let named = policy.limits.iter().map(|limit| &limit.value);
+    for limit in of_rules.chain(named) {
         if matches!(limit.rate, LimitRate::Window(_)) {
             sink.report(limit_table::finding(limit.span));
         }
@@ -138,6 +142,9 @@ pub fn unused_names(policy: &Policy, root: FileId, sink: &mut Sink) {
     for name in names(&policy.services) {
         report("service", name, used.services.contains(name.value.as_str()));
     }
+    for name in names(&policy.limits) {
+        report("limit", name, used.limits.contains(name.value.as_str()));
+    }
     for name in names(&policy.log_classes) {
         let built_in = ["default", "denied"].contains(&name.value.as_str());
         report(
@@ -161,6 +168,7 @@ struct Used<'p> {
     addresses: HashSet<&'p str>,
     services: HashSet<&'p str>,
     classes: HashSet<&'p str>,
+    limits: HashSet<&'p str>,
     /// Texts with matches of iptables, which may name devices and sets of the policy.
     named_in_text: Vec<&'p str>,
 }
@@ -229,12 +237,12 @@ impl<'p> Used<'p> {
     fn rule(&mut self, rule: &'p policy::PolicyRule) {
         #[rustfmt::skip]
         let policy::PolicyRule {
-    from, to, source, destination, service, original, matches, log, not_from, not_to, not_service,
+    from, to, source, destination, service, original, matches, limit, log, not_from, not_to, not_service,
             // Not reported: one list of accounts often serves several hosts.
             user: _, group: _,
             // These name nothing that the policy defines.
             span: _, name: _, comment: _, action: _, ipset: _, scope: _, state: _, stage: _, order: _, mark: _,
-            mac: _, tcp_flags: _, limit: _, connections: _, schedule: _, expires: _, reject_with: _, enabled: _,
+            mac: _, tcp_flags: _, connections: _, schedule: _, expires: _, reject_with: _, enabled: _,
             complete: _, block: _, within: _,
         } = rule;
         for places in [from, not_from, to, not_to].into_iter().flatten() {
@@ -255,6 +263,9 @@ impl<'p> Used<'p> {
         }
         if let Some(text) = matches {
             self.named_in_text.push(&text.value);
+        }
+        if let Some(RuleLimit::Named(limit)) = limit {
+            self.limits.insert(&limit.value);
         }
         if let Some(LogChoice::Class(class)) = log.as_ref().map(|log| &log.value) {
             self.classes.insert(class);

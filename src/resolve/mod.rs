@@ -43,7 +43,7 @@ use crate::diag::{Code, ConcernName, Diagnostic, Sink, did_you_mean};
 use crate::net::{PerFamily, Rate};
 use crate::policy::{
     self, Account, Action, CommandLine, ConcernLevel, DEFAULT_LOG_BURST, Definitions, LogChoice,
-    LogDestination, Order, Over, Policy, RuleStage, Scope, Selection, ServiceItem,
+    LogDestination, Order, Over, Policy, RuleLimit, RuleStage, Scope, Selection, ServiceItem,
 };
 use crate::source::{Located, Span};
 
@@ -297,11 +297,9 @@ impl Resolver<'_> {
             tcp_flags: chosen(tcp_flags),
             user: self.accounts("user", &self.policy.users, user.as_ref(), sink),
             group: self.accounts("group", &self.policy.groups, group.as_ref(), sink),
-            limit: limit.as_ref().map(|limit| Limit {
-                rate: limit.rate,
-                per: limit.per,
-                over: value(&limit.over).unwrap_or(over_limit),
-            }),
+            limit: limit
+                .as_ref()
+                .and_then(|limit| self.limit(limit, over_limit, sink)),
             connections: connections.as_ref().map(|connections| Connections {
                 max: connections.max,
                 per: connections.per,
@@ -387,6 +385,28 @@ impl Resolver<'_> {
         found
     }
 
+    fn limit(&self, written: &RuleLimit, over: Over, sink: &mut Sink) -> Option<Limit> {
+        let (limit, shared) = match written {
+            RuleLimit::Own(limit) => (limit, None),
+            RuleLimit::Named(name) => {
+                let limits = &self.policy.limits;
+                let Some(named) = limits.get(&name.value) else {
+                    if !limits.was_refused(&name.value) {
+                        sink.report(unknown_limit(name, limits));
+                    }
+                    return None;
+                };
+                (&named.value, Some(name.value.clone()))
+            }
+        };
+        Some(Limit {
+            shared,
+            rate: limit.rate,
+            per: limit.per,
+            over: limit.over.as_ref().map_or(over, |over| over.value),
+        })
+    }
+
     fn log_class(&self, name: &str) -> Option<usize> {
         self.log_classes.iter().position(|(class, _)| class == name)
     }
@@ -408,6 +428,17 @@ impl Resolver<'_> {
         }
         found
     }
+}
+
+fn unknown_limit(name: &Located<String>, limits: &Definitions<policy::PolicyLimit>) -> Diagnostic {
+    let message = format!("no limit is called `{}`", name.value);
+    Diagnostic::error(Code::UnknownName, name.span, message)
+        .suggest(did_you_mean(&name.value, limits.names()))
+        .help(format!(
+            "define it under [limits]: `{} = \"20/second\"`",
+            name.value
+        ))
+        .help("or write a rate, such as `limit = \"6/minute\"`")
 }
 
 /// Returns the built-in classes and those of the policy, with defaults filled in.

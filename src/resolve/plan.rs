@@ -444,8 +444,11 @@ pub struct PlannedMatch {
 }
 
 /// A rate limit, and the action beyond it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
+    /// The name of a limit of `[limits]`: all rules that have it count in the same buckets, one of each family. `None` for a
+    /// limit of one rule, which has buckets of its own in each hook.
+    pub shared: Option<String>,
     /// The rate.
     pub rate: LimitRate,
     /// The packets that share a bucket.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::condition::{CountScope, RateLimit, own_list};
 use crate::iptables::{Match, Module, Rule, Target};
 use crate::net::{Family, Rate};
-use crate::policy::{self, Action, LogDestination, LogOption, Logged, Policy};
+use crate::policy::{self, Action, LogDestination, LogOption, Logged, Policy, RuleLimit};
 use crate::resolve::{self, Plan, RuleAction};
 use crate::source::Located;
 
@@ -108,6 +108,13 @@ impl LogLine {
                 .is_some_and(|action| action.value == Action::Log)
         };
         let own = rule.filter(only_logs).and_then(|rule| rule.limit.as_ref());
+        let own = own.and_then(|limit| match limit {
+            RuleLimit::Own(limit) => Some((limit, None)),
+            RuleLimit::Named(name) => {
+                let named = policy.limits.get(&name.value)?;
+                Some((&named.value, Some(name.value.clone())))
+            }
+        });
         let number = |key: &Option<Located<u16>>| key.as_ref().map(|number| number.value);
         Self {
             to: match target {
@@ -131,8 +138,9 @@ impl LogLine {
                 .as_ref()
                 .map_or(default_prefix, |prefix| prefix.value.clone()),
             limit: match own {
-                Some(limit) => Some(RateLimit::of_limit(
+                Some((limit, shared)) => Some(RateLimit::of_limit(
                     &resolve::Limit {
+                        shared,
                         rate: limit.rate,
                         per: limit.per,
                         over: policy::Over::Continue,
@@ -264,6 +272,7 @@ mod tests {
         RateLimit {
             pace: Pace::Packets { every, burst },
             counted,
+            shared: None,
             forgotten_after: None,
         }
     }

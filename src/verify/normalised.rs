@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::condition::{Bucket, Condition, RateLimit, Translated, own_list};
+use super::condition::{Bucket, Condition, RateLimit, Translated, own_list, shared_table};
 use super::logging::{LogLine, is_limit, is_log};
 use crate::analysis::{Effect, Verdict, has_memory};
 use crate::iptables::{
@@ -90,8 +90,9 @@ impl Normalised {
             strange: Vec::new(),
             conditions: HashMap::new(),
         };
+        let torn = torn_limits(ruleset);
         for table in &ruleset.tables {
-            let mut buckets = Buckets::default();
+            let mut buckets = Buckets::new(&torn);
             for (chain, id) in in_order(table) {
                 let own = &table.chains[id.chain];
                 if custom(table.name, &own.name, &own.rules[id.rule]) {
@@ -100,7 +101,7 @@ impl Normalised {
                 normalised.conditions(table, chain, id, &known_set, &mut buckets, ruleset.family);
             }
         }
-        normalised.logs(ruleset.family, &custom);
+        normalised.logs(ruleset.family, &torn, &custom);
         normalised.counting(&custom);
         normalised
     }
@@ -153,7 +154,7 @@ impl Normalised {
         base: &str,
         id: RuleId,
         known_set: &impl Fn(&str) -> bool,
-        buckets: &mut Buckets,
+        buckets: &mut Buckets<'_>,
         family: Family,
     ) {
         let rule = &table.chains[id.chain].rules[id.rule];
@@ -167,7 +168,8 @@ impl Normalised {
                 && let [asked, behind @ ..] = behind
             {
                 // The first match records every packet that reaches it, and holds.
-                let within = Condition::Within(buckets.of_list(asked, base), window);
+                let bucket = buckets.of_list(asked, base, &window);
+                let within = Condition::Within(bucket, whole(window, buckets.torn));
                 matches.push(within.as_match(beyond));
                 replaced.push((condition.clone(), Vec::new()));
                 replaced.push((asked.clone(), vec![(within, beyond)]));
@@ -227,7 +229,12 @@ impl Normalised {
 
     /// Replaces the log rules by effects. The limit of a log rule only decides how often the line is written, so it becomes
     /// part of the line.
-    fn logs(&mut self, family: Family, custom: &impl Fn(TableName, &str, &Rule) -> bool) {
+    fn logs(
+        &mut self,
+        family: Family,
+        torn: &HashSet<String>,
+        custom: &impl Fn(TableName, &str, &Rule) -> bool,
+    ) {
         let tables = self.ruleset.tables.iter_mut();
         for table in tables.filter(|table| table.name == TableName::Filter) {
             let order: Vec<_> = in_order(table).into_iter().map(|(_, id)| id).collect();
@@ -241,10 +248,11 @@ impl Normalised {
                 if !is_log(&rule.target) {
                     continue;
                 }
-                let Some(line) = LogLine::of_rule(rule, family) else {
+                let Some(mut line) = LogLine::of_rule(rule, family) else {
                     self.strange.push((rule.line, rule.to_text(family)));
                     continue;
                 };
+                line.limit = line.limit.map(|limit| whole(limit, torn));
                 rule.matches.retain(|condition| !is_limit(condition));
                 // Effects sort by name, so this keeps the order in which packets meet the lines.
                 rule.target = effect_target(format!("line-{:08}", self.logs.len()));
@@ -274,8 +282,9 @@ fn effect_of(target: &Target) -> Effect {
 }
 
 /// Numbers the conditions that count, for each base chain and kind.
-#[derive(Default)]
-struct Buckets {
+struct Buckets<'t> {
+    /// The limits of the policy that are no single table; see [`torn_limits`].
+    torn: &'t HashSet<String>,
     limits: HashMap<String, usize>,
     connections: HashMap<String, usize>,
     turns: HashMap<String, usize>,
@@ -284,15 +293,32 @@ struct Buckets {
     named: HashMap<String, Bucket>,
 }
 
-impl Buckets {
+impl<'t> Buckets<'t> {
+    fn new(torn: &'t HashSet<String>) -> Self {
+        Self {
+            torn,
+            limits: HashMap::new(),
+            connections: HashMap::new(),
+            turns: HashMap::new(),
+            counting: HashMap::new(),
+            named: HashMap::new(),
+        }
+    }
+
     /// Returns the bucket of a limit in a window: the list of its `recent` match.
-    fn of_list(&mut self, condition: &Match, base: &str) -> Bucket {
-        let bucket = next(&mut self.limits, base);
+    fn of_list(&mut self, condition: &Match, base: &str, limit: &RateLimit) -> Bucket {
         let name = match condition {
             Match::Other(module) => own_list(module),
             _ => None,
         };
-        match name {
+        self.of_table(name, base, limit)
+    }
+
+    /// Returns the next bucket, or that of a table which was seen before. Rules that share a limit of the policy ask it one after
+    /// the other: each has an answer of its own.
+    fn of_table(&mut self, name: Option<&str>, base: &str, limit: &RateLimit) -> Bucket {
+        let bucket = next(&mut self.limits, base);
+        match name.filter(|_| limit.shared.is_none()) {
             Some(name) => self.named.entry(name.to_owned()).or_insert(bucket).clone(),
             None => bucket,
         }
@@ -326,18 +352,39 @@ impl Buckets {
                 vec![(Condition::Counting(bucket, text), false)]
             });
         };
-        let mut bucket = next(&mut self.limits);
-        if let Match::Other(module) = condition
-            && let Some(name) = module.setting("hashlimit-name")
-        {
-            bucket = self
-                .named
-                .entry(name.value.to_string())
-                .or_insert(bucket)
-                .clone();
-        }
-        Some(vec![(Condition::Within(bucket, rated), beyond)])
+        let name = match condition {
+            Match::Other(module) => module.setting("hashlimit-name").map(|name| &*name.value),
+            _ => None,
+        };
+        let bucket = self.of_table(name, base, &rated);
+        let within = Condition::Within(bucket, whole(rated, self.torn));
+        Some(vec![(within, beyond)])
     }
+}
+
+/// Returns the shared limits of the policy of which the rules have several tables: they are no single bucket.
+fn torn_limits(ruleset: &Ruleset) -> HashSet<String> {
+    let (mut tables, mut torn) = (HashMap::new(), HashSet::new());
+    let chains = ruleset.tables.iter().flat_map(|table| &table.chains);
+    let rules = chains.flat_map(|chain| &chain.rules);
+    for condition in rules.flat_map(|rule| &rule.matches) {
+        if let Match::Other(module) = condition
+            && let Some((limit, table)) = shared_table(module, ruleset.family)
+            && *tables.entry(limit.clone()).or_insert(table) != table
+        {
+            torn.insert(limit);
+        }
+    }
+    torn
+}
+
+/// Returns a limit as it is, or with a name that no policy has if it is one of several tables.
+fn whole(limit: RateLimit, torn: &HashSet<String>) -> RateLimit {
+    let shared = limit.shared.map(|name| match torn.contains(&name) {
+        true => format!("{name}, in several tables"),
+        false => name,
+    });
+    RateLimit { shared, ..limit }
 }
 
 /// Returns the next counter of a kind in a base chain.

@@ -150,6 +150,7 @@ pub fn sample(random: &mut Random) -> Sample {
             "[log.audit]\ntarget = \"{target}\"\nprefix = {prefix:?}"
         ));
     }
+    sample.named_limits();
     if sample.text.contains("icmp = \"none\"") {
         sample.line(
             "[[rules]]\nfrom = [\"any\", \"host\"]\nto = [\"any\", \"host\"]\nservice = \"nd\"",

@@ -76,6 +76,7 @@ impl Sample {
             keys.one_of(random, "order", &["first", "normal", "last"]);
         }
         limits(random, action, logs, &mut keys);
+        self.shared_limit(random, action, logs, &mut keys);
         times(random, &mut keys);
         self.people(random, &mut keys);
         before_translation(&mut keys);
@@ -426,6 +427,38 @@ fn protocols(random: &mut Random, services: &[String], keys: &mut Keys) {
             "!syn/syn,ack,fin,rst",
         ];
         keys.one_of(random, "tcp-flags", &flags);
+    }
+}
+
+impl Sample {
+    /// Names a limit that goes with the action, sometimes.
+    fn shared_limit(&mut self, random: &Random, action: &str, logs: bool, keys: &mut Keys) {
+        // Drawn from numbers of their own: without named limits the policies of a seed stay as they were.
+        let mut own = Random(random.0.rotate_left(29));
+        if !own.once_in(10) {
+            return;
+        }
+        let (going_on, dropping) = (["passing", "knocks"], ["syn", "all", "tries"]);
+        let name = match action {
+            "accept" if own.once_in(3) && !(logs && keys.has("connections")) => {
+                *own.pick(&going_on)
+            }
+            "accept" | "continue" => *own.pick(&dropping),
+            _ => *own.pick(&going_on),
+        };
+        keys.set("limit", format!("\"{name}\""));
+    }
+
+    /// Writes the limits that rules may name.
+    pub fn named_limits(&mut self) {
+        self.line(
+            "[limits]\n\
+             syn = { rate = \"20/minute\", burst = 2, per = \"source\" }\n\
+             all = \"6/minute\"\n\
+             tries = { hits = 3, within = \"1h\", per = \"source/24/56\", over = \"reject\" }\n\
+             passing = { rate = \"100/hour\", burst = 3, over = \"continue\" }\n\
+             knocks = { hits = 4, within = \"1h\", per = \"destination\", over = \"continue\" }",
+        );
     }
 }
 

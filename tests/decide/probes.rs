@@ -9,7 +9,7 @@ use fwc::iptables::{Match, RuleId, Ruleset, TableName, WalkVerdict as Walked, wa
 use fwc::net::{Family, Packet};
 use fwc::policy::{
     self, Circumstance, CustomPosition, DecidedBy, HostPrefix, LimitRate, NewAddress, NewEnd,
-    Policy, PolicyCustom, PolicySchedule,
+    Policy, PolicyCustom, PolicySchedule, RuleLimit,
 };
 use fwc::source::SourceMap;
 use jiff::civil::DateTime;
@@ -179,8 +179,10 @@ fn holds(
 ) -> bool {
     match circumstance {
         Circumstance::WithinLimit(rule) => {
-            let Some(limit) = &policy.rules[rule].limit else {
-                return !this.is_beyond(None);
+            let limit = match &policy.rules[rule].limit {
+                Some(RuleLimit::Own(limit)) => limit,
+                Some(RuleLimit::Named(name)) => &policy.limits.get(&name.value).unwrap().value,
+                None => return !this.is_beyond(None),
             };
             let host = |prefix: HostPrefix, v4, v6| match (prefix, packet.family) {
                 (HostPrefix::Host, Family::V4) => v4,

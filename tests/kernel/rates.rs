@@ -47,6 +47,11 @@ pub fn all() -> Vec<Trial> {
             backend,
             move || Ok(a_burst_of_bytes_never_refills(backend)?),
         ));
+        trials.push(kernel_test(
+            format!("rates::fact-rules-share-a-hashlimit-table::{backend}"),
+            backend,
+            move || Ok(rules_share_a_table(backend)?),
+        ));
     }
     trials
 }
@@ -139,7 +144,7 @@ impl Wire {
         let arriving = |text: &str| text.contains(&format!("--dport {} ", rule.ports));
         let passed = |text: &str| {
             text.contains(&format!("\"fwc:{}\"", rule.ports))
-                && text.contains("-m hashlimit")
+                && text.contains("limit --")
                 && text.ends_with("-j ACCEPT")
         };
         let (arrived, before) = (count(&arriving)?, count(&passed)?);
@@ -173,7 +178,7 @@ impl Wire {
         let arriving = |text: &str| text.contains(&format!("--dport {port} "));
         let passed = |text: &str| {
             text.contains(&format!("\"fwc:{port}\""))
-                && text.contains("-m hashlimit")
+                && text.contains("limit --")
                 && text.ends_with("-j ACCEPT")
         };
         let (arrived, before) = (count(&arriving)?, count(&passed)?);
@@ -301,6 +306,40 @@ fn a_silent_source_is_forgotten(backend: Backend) -> Result<Completion, String> 
             return Err(format!(
                 "{family}: {first}, then {later}, and at most {most} may pass"
             ));
+        }
+    }
+    Ok(Completion::Completed)
+}
+
+/// The kernel fact behind named limits: rules with one `--hashlimit-name` have one bucket, in any base chain; rules with the same
+/// `limit` have one each. A table belongs to one family.
+fn rules_share_a_table(backend: Backend) -> Result<Completion, String> {
+    let wire = Wire::new()?;
+    let rule = |port: u16, limit: &str| {
+        format!(
+            "-A INPUT -p udp --dport {port} -j P{port}\n\
+             -A P{port} {limit} -m comment --comment \"fwc:{port}\" -j ACCEPT\n"
+        )
+    };
+    let shared = "-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 30 --hashlimit-name fact-shared \
+                  --hashlimit-htable-expire 108000000";
+    let own = "-m limit --limit 1/hour --limit-burst 30";
+    let text = format!(
+        "*filter\n:P530 - [0:0]\n:P531 - [0:0]\n:P532 - [0:0]\n:P533 - [0:0]\n{}{}{}{}COMMIT\n",
+        rule(530, shared),
+        rule(531, shared),
+        rule(532, own),
+        rule(533, own),
+    );
+    wire.load(backend, &PerFamily::from_fn(|_| text.clone()))?;
+    for family in Family::ALL {
+        for (port, sent, expected) in [(530, 20, 20), (531, 20, 10), (532, 40, 30), (533, 40, 30)] {
+            let passed = wire.burst(backend, family, port, sent)?;
+            if passed != expected {
+                return Err(format!(
+                    "{family}: {passed} of {sent} passed at port {port}, not {expected}"
+                ));
+            }
         }
     }
     Ok(Completion::Completed)

@@ -614,6 +614,7 @@ impl Evaluation<'_> {
             return Some(connections.over);
         }
         if let Some(limit) = &rule.limit
+            && let Some(limit) = rule::limit_of(self.policy, limit)
             && action != Action::Log
             && !(self.holds)(Circumstance::WithinLimit(index))
         {

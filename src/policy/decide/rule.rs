@@ -6,7 +6,7 @@ use super::{Circumstance, Evaluation, addresses, is_closed, nat, places, service
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{
     Account, Action, AddressExpression, CustomTable, Definitions, Finally, Order, Over, Policy,
-    PolicyBlock, PolicyLimit, PolicyRule, RuleStage, Scope, Selection,
+    PolicyBlock, PolicyLimit, PolicyRule, RuleLimit, RuleStage, Scope, Selection,
 };
 use crate::source::Located;
 
@@ -159,7 +159,18 @@ pub(super) fn is_hidden_from_replies(policy: &Policy, rule: &PolicyRule) -> bool
         || matches.is_some()
         || user.is_some()
         || group.is_some()
-        || limit.as_ref().is_some_and(continues)
+        || limit
+            .as_ref()
+            .and_then(|limit| limit_of(policy, limit))
+            .is_some_and(continues)
+}
+
+/// Returns a rule's limit: its own, or the one that it names.
+pub(super) fn limit_of<'p>(policy: &'p Policy, limit: &'p RuleLimit) -> Option<&'p PolicyLimit> {
+    match limit {
+        RuleLimit::Own(limit) => Some(limit),
+        RuleLimit::Named(name) => policy.limits.get(&name.value).map(|named| &named.value),
+    }
 }
 
 /// Returns `true` if the packet fits a key, where `has` tells whether it has a value of the key.

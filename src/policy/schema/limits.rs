@@ -1,8 +1,12 @@
 //! `limit` and `connections` of rules.
 
-use super::windows::{HITS, LimitWindow, WINDOW_KEYS, WITHIN, is_window, read_window};
+use super::names::{NAME, OVERRIDE, RESERVED, is_name, read_definitions};
+use super::windows::{
+    HITS, LimitWindow, NAMED_WINDOW_KEYS, WINDOW_KEYS, WITHIN, is_window, read_window,
+};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
 use crate::net::{ByteRate, ByteRateError, Family, PerFamily, Rate, RateError};
+use crate::policy::Definitions;
 use crate::policy::keys::{Key, Shape, TableKeys};
 use crate::policy::reader::{CheckedTable, FileValue};
 use crate::source::{Located, Span};
@@ -61,7 +65,7 @@ pub enum LimitRate {
     Window(LimitWindow),
 }
 
-/// `limit`: the most packets in a time.
+/// A limit, of a rule or of `[limits]`: the most packets in a time.
 #[derive(Clone, Debug)]
 pub struct PolicyLimit {
     /// The place of the whole value.
@@ -74,6 +78,25 @@ pub struct PolicyLimit {
     pub per_span: Span,
     /// What happens to packets over it; `None` if absent.
     pub over: Option<Located<Over>>,
+}
+
+/// `limit` of a rule.
+#[derive(Clone, Debug)]
+pub enum RuleLimit {
+    /// A limit of the rule alone.
+    Own(PolicyLimit),
+    /// The name of a limit of `[limits]`, which all rules that name it share.
+    Named(Located<String>),
+}
+
+impl RuleLimit {
+    /// Returns the place of the value.
+    pub fn span(&self) -> Span {
+        match self {
+            Self::Own(limit) => limit.span,
+            Self::Named(name) => name.span,
+        }
+    }
 }
 
 /// `connections`: the most connections at the same time.
@@ -101,9 +124,11 @@ pub(super) const LIMIT: Key = Key::new(
         RATE,
         BYTE_RATE,
         Shape::Table(&RATE_KEYS),
+        NAME,
         Shape::Table(&WINDOW_KEYS),
     ]),
-    "How many packets the rule lets through in a time, or how many bytes: the rate alone, or a table. With `hits` and `within` a sliding window.",
+    "How many packets the rule lets through in a time, or how many bytes: the rate alone, or a table. With `hits` and `within` a sliding window. \
+     Or a name of `[limits]`.",
 )
 .example("{ rate = '6/minute', burst = 3, per = 'source', over = 'drop' }");
 
@@ -127,6 +152,51 @@ const BYTE_RATE: Shape = Shape::Form("[0-9]+(B|KiB|MiB)/(s|se|sec|seco|secon|sec
 const RATE_KEYS: TableKeys = TableKeys {
     of: LIMIT_TABLE,
     known: &[RATE_KEY.required(), BURST_KEY, LIMIT_PER_KEY, OVER_KEY],
+};
+
+/// The section `[limits]`.
+pub(super) const SECTION: Key = Key::new(
+    "limits",
+    Shape::Definitions {
+        reserved: RESERVED,
+        each: &Shape::OneOf(&[
+            RATE,
+            BYTE_RATE,
+            Shape::Table(&NAMED_RATE_KEYS),
+            Shape::Table(&NAMED_WINDOW_KEYS),
+        ]),
+    },
+    "Names for limits. All rules that name one share it: together they let through what it says, in each family.",
+)
+.example("{ syn = { rate = '20/second', burst = 40 } }");
+
+/// The longest name of a limit. A list of `recent` has 199 characters at most, with `fwc4-` in front and a hash behind.
+const LONGEST_LIMIT_NAME: usize = 100;
+
+/// The keys of a named limit with a rate.
+const NAMED_RATE_KEYS: TableKeys = TableKeys {
+    of: LIMIT_TABLE,
+    known: &[
+        RATE_KEY.required(),
+        BURST_KEY,
+        LIMIT_PER_KEY,
+        OVER_KEY,
+        OVERRIDE,
+    ],
+};
+
+/// The keys of named limits of any kind.
+const NAMED_KEYS: TableKeys = TableKeys {
+    of: LIMIT_TABLE,
+    known: &[
+        RATE_KEY,
+        BURST_KEY,
+        HITS,
+        WITHIN,
+        LIMIT_PER_KEY,
+        OVER_KEY,
+        OVERRIDE,
+    ],
 };
 
 /// The keys of limits of any kind. Which of them go together is found later, so that a message can say why they do not.
@@ -203,18 +273,56 @@ const OVER: &[(&str, Over)] = &[
 
 const PER: &[(&str, Per)] = &[("source", Per::Source)];
 
-pub(super) fn read_limit(table: CheckedTable<'_>, sink: &mut Sink) -> Option<PolicyLimit> {
+/// Reads `limit` of a rule: a limit of its own, or the name of one.
+pub(super) fn read_limit(table: CheckedTable<'_>, sink: &mut Sink) -> Option<RuleLimit> {
     let value = table.get("limit")?;
+    match value.as_text() {
+        Some(name) if is_name(name) => {
+            Some(RuleLimit::Named(Located::new(name.to_owned(), value.span)))
+        }
+        _ => read_limit_value("limit", value, LIMIT_KEYS, sink).map(RuleLimit::Own),
+    }
+}
+
+/// Reads `[limits]`.
+pub(super) fn read_limits(
+    root: CheckedTable<'_>,
+    limits: &mut Definitions<PolicyLimit>,
+    sink: &mut Sink,
+) {
+    read_definitions(root, "limits", limits, sink, |name, value, sink| {
+        let length = name.value.len();
+        if length > LONGEST_LIMIT_NAME {
+            let message = format!(
+                "the name of a limit has {LONGEST_LIMIT_NAME} characters at most, not {length}"
+            );
+            sink.report(
+                Diagnostic::error(Code::TooLong, name.span, message)
+                    .help("shorten it: the kernel's table is called `fwc-NAME-HASH`"),
+            );
+            return None;
+        }
+        read_limit_value(&name.value, value, NAMED_KEYS, sink)
+    });
+}
+
+/// Reads a limit: the rate alone, or a table with some of these keys.
+fn read_limit_value(
+    key: &str,
+    value: FileValue<'_>,
+    keys: TableKeys,
+    sink: &mut Sink,
+) -> Option<PolicyLimit> {
     let Some(table) = value.as_table() else {
         return Some(PolicyLimit {
             span: value.span,
-            rate: read_limit_rate("limit", value, None, sink)?,
+            rate: read_limit_rate(key, value, None, sink)?,
             per: LimitPer::default(),
             per_span: value.span,
             over: None,
         });
     };
-    let keys_are_known = table.check(LIMIT_KEYS, sink);
+    let keys_are_known = table.check(keys, sink);
     let burst = read_number(table, "burst", 1, LARGEST_BURST, sink);
     let over = table.word("over", OVER, sink);
     let per = read_limit_per(table, sink);

@@ -42,7 +42,9 @@ pub use foreign_set::PolicyForeignSet;
 pub use helpers::Helper;
 pub use hooks::{CommandLine, Hooks, NoCommand};
 pub use interfaces::{PolicyInterface, Scope};
-pub use limits::{HostPrefix, LimitPer, LimitRate, Over, Per, PolicyConnections, PolicyLimit};
+pub use limits::{
+    HostPrefix, LimitPer, LimitRate, Over, Per, PolicyConnections, PolicyLimit, RuleLimit,
+};
 pub use lints::Lints;
 pub use log::{DEFAULT_LOG_BURST, LogDestination, LogOption, PolicyLogClass};
 pub use mangle::{HopLimitChange, MangleChange, PolicyMangle, Proxy};
@@ -96,6 +98,7 @@ pub(in crate::policy) const ROOT: TableKeys = TableKeys {
         addresses::SECTION,
         services::SECTION,
         log::SECTION,
+        limits::SECTION,
         users::USERS,
         users::GROUPS,
         lints::SECTION,
@@ -167,6 +170,7 @@ pub(super) fn read(
     addresses::read(root, &mut policy.addresses, sink);
     services::read(root, &mut policy.services, sink);
     log::read(root, &mut policy.log_classes, sink);
+    limits::read_limits(root, &mut policy.limits, sink);
     users::read(root, "users", &mut policy.users, sink);
     users::read(root, "groups", &mut policy.groups, sink);
     lints::read(root, &mut policy.lints, sink);

@@ -9,7 +9,7 @@ use super::foreign_set::{IPSET, PolicyForeignSet, read_ipset};
 use super::harmless_text;
 use super::interfaces::{SCOPES, Scope};
 use super::limits::{
-    CONNECTIONS, LIMIT, PolicyConnections, PolicyLimit, read_connections, read_limit,
+    CONNECTIONS, LIMIT, PolicyConnections, RuleLimit, read_connections, read_limit,
 };
 use super::matches::{MAC, MARK, TCP_FLAGS, read_mac, read_mark, read_tcp_flags};
 use super::names::{NAME, name_form};
@@ -119,7 +119,7 @@ pub struct PolicyRule {
     /// `match`: matches of iptables that no key says.
     pub matches: Option<Located<String>>,
     /// `limit`
-    pub limit: Option<PolicyLimit>,
+    pub limit: Option<RuleLimit>,
     /// `connections`
     pub connections: Option<PolicyConnections>,
     /// `schedule`

@@ -1,6 +1,7 @@
 //! `hits` and `within` of a limit: a sliding window, as `ufw limit` has it.
 
 use super::limits::{LIMIT_TABLE, LimitPer, OVER_KEY, read_number};
+use super::names::OVERRIDE;
 use super::times::{DURATION, read_duration};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::keys::{Key, Shape, TableKeys};
@@ -43,6 +44,18 @@ pub(super) const WITHIN: Key = Key::new(
 pub(super) const WINDOW_KEYS: TableKeys = TableKeys {
     of: LIMIT_TABLE,
     known: &[HITS.required(), WITHIN.required(), WINDOW_PER, OVER_KEY],
+};
+
+/// The keys of a named limit in a window.
+pub(super) const NAMED_WINDOW_KEYS: TableKeys = TableKeys {
+    of: LIMIT_TABLE,
+    known: &[
+        HITS.required(),
+        WITHIN.required(),
+        WINDOW_PER,
+        OVER_KEY,
+        OVERRIDE,
+    ],
 };
 
 const WINDOW_PER: Key = Key::new(

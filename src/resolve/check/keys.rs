@@ -3,7 +3,7 @@
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::lints::one_family;
 use crate::net::{AddressSet, Family, Protocol};
-use crate::policy::{HostPrefix, Over, Scope};
+use crate::policy::{HostPrefix, Over, RuleLimit, Scope};
 use crate::resolve::plan::{AddressCondition, Endpoint, Members, Plan, RuleAction, ServicePart};
 use crate::source::{Located, Span};
 
@@ -349,16 +349,20 @@ impl Checked<'_> {
 
     /// Reports a limit with one prefix in a rule of two families, or with a prefix that the rule's family does not have.
     pub(super) fn limit_prefixes(&self, sink: &mut Sink) {
-        let Some(written) = &self.written.limit else {
+        let (Some(written), Some(limit)) = (&self.written.limit, &self.rule.limit) else {
             return;
+        };
+        let span = match written {
+            RuleLimit::Own(limit) => limit.per_span,
+            RuleLimit::Named(name) => name.span,
         };
         let families = Family::ALL.into_iter();
         let families: Vec<_> = families
             .filter(|family| !self.obstacles.contains_key(family))
             .collect();
         let parts = [
-            ("source", written.per.source),
-            ("destination", written.per.destination),
+            ("source", limit.per.source),
+            ("destination", limit.per.destination),
         ];
         for (name, prefix) in parts {
             let Some(HostPrefix::Only(bits)) = prefix else {
@@ -373,7 +377,7 @@ impl Checked<'_> {
                         _ => (24, bits, Family::V6),
                     };
                     sink.report(
-                        Diagnostic::error(Code::MixedFamilies, written.per_span, message)
+                        Diagnostic::error(Code::MixedFamilies, span, message)
                             .help(format!(
                                 "write a prefix of IPv4 and one of IPv6, such as `{name}/{v4}/{v6}`"
                             ))
@@ -386,9 +390,10 @@ impl Checked<'_> {
                 [family] if bits > family.bits() => {
                     let message = format!("{family} has no prefix of {bits} bits");
                     sink.report(
-                        Diagnostic::error(Code::BadPrefix, written.per_span, message).help(
-                            format!("a prefix of {family} has 1 to {} bits", family.bits()),
-                        ),
+                        Diagnostic::error(Code::BadPrefix, span, message).help(format!(
+                            "a prefix of {family} has 1 to {} bits",
+                            family.bits()
+                        )),
                     );
                 }
                 _ => {}
@@ -406,27 +411,30 @@ impl Checked<'_> {
             if denies {
                 sink.report(
                     error(
-                        written.span,
+                        written.span(),
                         "a rule that denies does not say what happens beyond its limit",
                     )
-                    .help("write `over = \"continue\"`: the next rules decide the rest"),
+                    .help(format!(
+                        "write `over = \"continue\"`{}: the next rules decide the rest",
+                        under_limits("in", written)
+                    )),
                 );
             } else if self.rule.action == RuleAction::Log {
                 sink.report(
                     error(
-                        written.span,
+                        written.span(),
                         "a rule that logs decides nothing, so `over` has no meaning",
                     )
-                    .help("leave `over` out"),
+                    .help(format!("leave `over` out{}", under_limits("of", written))),
                 );
             }
         }
         let continues = |over: Option<Over>| over == Some(Over::Continue);
         if self.rule.action == RuleAction::Continue {
-            let limit = self.rule.limit.map(|limit| limit.over);
+            let limit = self.rule.limit.as_ref().map(|limit| limit.over);
             let connections = self.rule.connections.map(|connections| connections.over);
             let written = [
-                (limit, self.written.limit.as_ref().map(|limit| limit.span)),
+                (limit, self.written.limit.as_ref().map(RuleLimit::span)),
                 (
                     connections,
                     self.written.connections.as_ref().map(|one| one.span),
@@ -446,7 +454,7 @@ impl Checked<'_> {
         if let (Some(written), Some(connections)) =
             (&self.written.connections, self.rule.connections)
             && self.rule.log.is_some()
-            && continues(self.rule.limit.map(|limit| limit.over))
+            && continues(self.rule.limit.as_ref().map(|limit| limit.over))
             && !continues(Some(connections.over))
         {
             sink.report(
@@ -467,6 +475,16 @@ impl Checked<'_> {
                 error(written.span, "`connections` on a rule that does not accept")
                     .with_note("it says how many connections the rule lets through"),
             );
+        }
+    }
+}
+
+/// Returns where the keys of a rule's limit are, in words behind a key; nothing for a limit of the rule itself.
+fn under_limits(preposition: &str, limit: &RuleLimit) -> String {
+    match limit {
+        RuleLimit::Own(_) => String::new(),
+        RuleLimit::Named(name) => {
+            format!(" {preposition} the limit `{}` under [limits]", name.value)
         }
     }
 }

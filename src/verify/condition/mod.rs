@@ -9,7 +9,7 @@ mod windows;
 
 pub use rates::{CountScope, Pace, RateLimit};
 pub(super) use read::Translated;
-pub(super) use windows::own_list;
+pub(super) use windows::{own_list, shared_table};
 
 use std::fmt;
 

@@ -15,6 +15,8 @@ pub struct RateLimit {
     pub pace: Pace,
     /// The packets that share a bucket.
     pub counted: CountScope,
+    /// The name of the limit of `[limits]` whose buckets all rules that name it share; `None` for a limit of one rule.
+    pub shared: Option<String>,
     /// The time in milliseconds after which the kernel forgets the bucket of a silent source, if that is before the bucket is
     /// full again: a source that waits that long gets more than its rate. `None` for every limit of a policy.
     pub forgotten_after: Option<u64>,
@@ -141,33 +143,31 @@ impl RateLimit {
     /// Returns the limit of a rule of the policy. Its buckets must not be forgotten before they are full.
     pub(in crate::verify) fn of_limit(limit: &resolve::Limit, family: Family) -> Self {
         let counted = CountScope::of_limit(limit.per, family);
-        match limit.rate {
-            LimitRate::Packets(rate, burst) => Self::of_policy(rate, burst, counted),
-            LimitRate::Bytes(rate) => Self {
-                pace: Pace::of_bytes(rate.bytes()),
-                counted,
-                forgotten_after: None,
+        let shared = limit.shared.clone();
+        let pace = match limit.rate {
+            LimitRate::Packets(rate, burst) => {
+                Pace::of_rate(rate, burst, Clock::of(counted, shared.is_some()))
+            }
+            LimitRate::Bytes(rate) => Pace::of_bytes(rate.bytes()),
+            LimitRate::Window(window) => Pace::Window {
+                hits: window.hits.into(),
+                seconds: window.within,
             },
-            LimitRate::Window(window) => Self {
-                pace: Pace::Window {
-                    hits: window.hits.into(),
-                    seconds: window.within,
-                },
-                counted,
-                forgotten_after: None,
-            },
+        };
+        Self {
+            pace,
+            counted,
+            shared,
+            forgotten_after: None,
         }
     }
 
     /// Returns the limit for a rate and a burst of the policy.
     pub(in crate::verify) fn of_policy(rate: Rate, burst: u32, counted: CountScope) -> Self {
-        let (count, seconds) = rate.parts();
         Self {
-            pace: Pace::Packets {
-                every: Clock::of(counted).saved(count.into(), seconds.into()),
-                burst,
-            },
+            pace: Pace::of_rate(rate, burst, Clock::of(counted, false)),
             counted,
+            shared: None,
             forgotten_after: None,
         }
     }
@@ -192,6 +192,7 @@ impl RateLimit {
                         },
                     },
                     counted: CountScope::TOGETHER,
+                    shared: None,
                     forgotten_after: None,
                 };
                 Some((rated, false))
@@ -218,13 +219,15 @@ impl RateLimit {
                 let rate = &beyond.or(module.setting("hashlimit-upto"))?.value;
                 let counted = CountScope::of_module(module, family)?;
                 let burst = module.setting("hashlimit-burst");
+                let table = &*module.setting("hashlimit-name")?.value;
+                let shared = limit_named(table, "fwc-");
                 // libxt_hashlimit.c: without the option a bucket lives for one unit of a rate of packets, and for 15 seconds
                 // with a rate of bytes.
                 let (pace, refill, expiry) = match bytes(rate) {
                     Some(bytes) if burst.is_none() => (Pace::of_bytes(bytes), 1_000_000, 15_000),
                     Some(_) => return None,
-                    // A policy counts packets together with `limit`.
-                    None if counted == CountScope::TOGETHER => return None,
+                    // A policy counts packets together with `limit`, unless rules share the bucket.
+                    None if counted == CountScope::TOGETHER && shared.is_none() => return None,
                     None => {
                         let (count, unit) = count_and_unit(rate)?;
                         let every = Clock::Hashlimit.micros(count, unit)?;
@@ -240,6 +243,7 @@ impl RateLimit {
                 let rated = Self {
                     pace,
                     counted,
+                    shared,
                     forgotten_after: Some(expiry).filter(|expiry| expiry * 1000 < refill),
                 };
                 Some((rated, beyond.is_some()))
@@ -249,7 +253,22 @@ impl RateLimit {
     }
 }
 
+/// Returns the name of the limit that the name of a table shows, which is `PREFIX-NAME-HASH`; `None` for a table of one rule.
+pub(super) fn limit_named(table: &str, prefix: &str) -> Option<String> {
+    let (name, _) = table.strip_prefix(prefix)?.rsplit_once('-')?;
+    Some(name.to_owned())
+}
+
 impl Pace {
+    /// Converts a rate of packets, as it comes back from `iptables-save`.
+    fn of_rate(rate: Rate, burst: u32, clock: Clock) -> Self {
+        let (count, seconds) = rate.parts();
+        Self::Packets {
+            every: clock.saved(count.into(), seconds.into()),
+            burst,
+        }
+    }
+
     /// Converts bytes per second, which the kernel counts in steps of 16 (`user2credits_byte` of `xt_hashlimit.c`).
     fn of_bytes(bytes: u64) -> Self {
         Self::Bytes {
@@ -280,9 +299,10 @@ enum Clock {
 }
 
 impl Clock {
-    fn of(counted: CountScope) -> Self {
+    /// Returns the resolution for some packets. `limit` cannot count for several rules.
+    fn of(counted: CountScope, is_shared: bool) -> Self {
         match counted {
-            CountScope::TOGETHER => Self::Limit,
+            CountScope::TOGETHER if !is_shared => Self::Limit,
             _ => Self::Hashlimit,
         }
     }
@@ -370,6 +390,9 @@ impl fmt::Display for RateLimit {
                 self.counted
             )?,
         }
+        if let Some(name) = &self.shared {
+            write!(out, ", shared as {name}")?;
+        }
         match self.forgotten_after {
             Some(expiry) => write!(
                 out,
@@ -383,7 +406,7 @@ impl fmt::Display for RateLimit {
 impl RateLimit {
     /// Returns a rate of packets in the smallest unit that expresses it exactly.
     fn in_a_unit(&self, every: u64) -> Option<(u64, &'static str)> {
-        let clock = Clock::of(self.counted);
+        let clock = Clock::of(self.counted, self.shared.is_some());
         UNITS.into_iter().find_map(|(unit, seconds)| {
             let count = (seconds * 1_000_000).checked_div(every)?;
             (clock.micros(count, seconds) == Some(every)).then_some((count, unit))
@@ -518,6 +541,7 @@ mod tests {
                 "-m hashlimit --hashlimit-upto {shown} --hashlimit-mode dstip,dstport --hashlimit-name x"
             );
             let limit = resolve::Limit {
+                shared: None,
                 rate: LimitRate::Bytes(rate),
                 per: LimitPer {
                     source: None,

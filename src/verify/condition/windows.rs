@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::rates::limit_named;
 use super::{CountScope, Pace, RateLimit};
 use crate::iptables::{Match, Module};
 use crate::net::{Family, number_of};
@@ -37,6 +38,7 @@ impl RateLimit {
                 seconds: number("seconds")?,
             },
             counted: record.counted,
+            shared: limit_named(record.name, own_prefix(family)),
             forgotten_after: None,
         };
         Some((limit, !check.negated))
@@ -54,11 +56,7 @@ impl<'r> List<'r> {
     fn of(module: &'r Module, family: Family) -> Option<Self> {
         let name = own_list(module)?;
         // Both families share the lists: a name in both would mix their addresses under the mask of one.
-        let prefix = match family {
-            Family::V4 => "fwc4-",
-            Family::V6 => "fwc6-",
-        };
-        if !name.starts_with(prefix) {
+        if !name.starts_with(own_prefix(family)) {
             return None;
         }
         let mask: IpAddr = module.setting("mask")?.value.parse().ok()?;
@@ -75,15 +73,34 @@ impl<'r> List<'r> {
     }
 }
 
+/// Returns the prefix of the lists of a family.
+fn own_prefix(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "fwc4-",
+        Family::V6 => "fwc6-",
+    }
+}
+
 /// Returns the name of the list that a `recent` match uses, if it is one of fwc's own: no other rule may use such a name.
 pub(in crate::verify) fn own_list(module: &Module) -> Option<&str> {
     let name = (module.name == "recent")
         .then(|| module.setting("name"))
         .flatten()?;
-    let is_own = ["fwc4-", "fwc6-"]
+    let is_own = Family::ALL
         .iter()
-        .any(|prefix| name.value.starts_with(prefix));
+        .any(|family| name.value.starts_with(own_prefix(*family)));
     is_own.then_some(&*name.value)
+}
+
+/// Returns the limit that the name of a table of `hashlimit` or `recent` shows, and the table, if several rules may count there.
+pub(in crate::verify) fn shared_table(module: &Module, family: Family) -> Option<(String, &str)> {
+    let (option, prefix) = match module.name {
+        "hashlimit" => ("hashlimit-name", "fwc-"),
+        "recent" => ("name", own_prefix(family)),
+        _ => return None,
+    };
+    let table = &*module.setting(option)?.value;
+    Some((limit_named(table, prefix)?, table))
 }
 
 /// Returns the number of leading ones of a mask; `None` if others follow, or if it is of another family.
@@ -118,6 +135,7 @@ mod tests {
                 seconds: 30,
             },
             counted,
+            shared: None,
             forgotten_after: None,
         };
         let within = "-m recent --set --name fwc4-x -m recent ! --rcheck --seconds 30 --hitcount 6 --name fwc4-x";

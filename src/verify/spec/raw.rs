@@ -331,7 +331,9 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         matches.take().is_some(),
         user.take().is_some(),
         group.take().is_some(),
-        limit.is_some_and(|limit| limit.over == Over::Continue),
+        limit
+            .as_ref()
+            .is_some_and(|limit| limit.over == Over::Continue),
     ];
     (back, hides.contains(&true))
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use fwc::internals::resolve::{Members, Plan};
 use fwc::internals::verify::{TranslationEnd, new_end};
 use fwc::iptables::{
-    self, Match, NatKind, NatTarget, NoWalk, RuleId, Ruleset, TableName, Target,
+    self, Match, Module, NatKind, NatTarget, NoWalk, RuleId, Ruleset, TableName, Target,
     UndecidedCondition, Unknowns, WalkTrace,
 };
 use fwc::net::{
@@ -56,7 +56,22 @@ pub struct Expected {
     pub disagreements: Vec<String>,
 }
 
-type BucketKey = (TableName, RuleId, [u128; 3]);
+type BucketKey = (TableName, CountedBy, [u128; 3]);
+
+/// What a bucket belongs to.
+#[derive(PartialEq, Eq, Hash)]
+enum CountedBy {
+    Rule(RuleId),
+    /// A table of `hashlimit` or `recent`, which rules may share.
+    Table(String),
+}
+
+impl CountedBy {
+    fn of(rule: RuleId, module: &Module) -> Self {
+        let name = module.setting("hashlimit-name").or(module.setting("name"));
+        name.map_or(Self::Rule(rule), |name| Self::Table(name.value.to_string()))
+    }
+}
 
 struct Answers<'a, 'j> {
     judge: &'j Judge<'a>,
@@ -321,7 +336,7 @@ impl Unknowns for Answers<'_, '_> {
                         "limit" => [0; 3],
                         _ => bucket_key(module, packet),
                     };
-                    let key = (asked.table, asked.rule, by);
+                    let key = (asked.table, CountedBy::of(asked.rule, module), by);
                     let has = self.buckets.take(key, fill, self.round);
                     self.too_slow |= has.is_none();
                     let above = module.setting("hashlimit-above").is_some();
@@ -329,7 +344,8 @@ impl Unknowns for Answers<'_, '_> {
                 }
                 "recent" if module.setting("set").is_some() => Some(true),
                 "recent" => {
-                    let key = (asked.table, asked.rule, list_key(module, packet)?);
+                    let counted_by = CountedBy::of(asked.rule, module);
+                    let key = (asked.table, counted_by, list_key(module, packet)?);
                     let fill = Fill::of_module(module)?;
                     let has = self.buckets.take(key, fill, self.round);
                     self.too_slow |= has.is_none();
@@ -399,8 +415,15 @@ fn own_address(family: Family, device: Option<&str>) -> Option<IpAddr> {
     own_addresses(family).get(number).copied()
 }
 
-/// The policy's own buckets: one a rule, hook and family.
-type PolicyBuckets = Buckets<(usize, Hook, [u128; 3])>;
+/// The policy's own buckets.
+type PolicyBuckets = Buckets<(BucketOwner, [u128; 3])>;
+
+/// A limit has one bucket a rule, hook and family; a limit with a name one a family.
+#[derive(PartialEq, Eq, Hash)]
+enum BucketOwner {
+    Rule(usize, Hook),
+    Limit(String),
+}
 
 /// What rules and policy count while a batch goes through them.
 struct Tokens {
@@ -469,7 +492,8 @@ impl OfPolicy<'_, '_> {
         ];
         let fill = match limit.rate {
             LimitRate::Packets(rate, burst) => {
-                let text = match limit.per == policy::LimitPer::default() {
+                let text = match limit.per == policy::LimitPer::default() && limit.shared.is_none()
+                {
                     true => rate.of_limit(),
                     false => rate.of_hashlimit(),
                 };
@@ -481,7 +505,11 @@ impl OfPolicy<'_, '_> {
             LimitRate::Bytes(_) => Fill::ENDLESS,
             LimitRate::Window(window) => Fill::of_window(window.hits),
         };
-        let key = (rule, packet.hook, by);
+        let owner = match &limit.shared {
+            Some(name) => BucketOwner::Limit(name.clone()),
+            None => BucketOwner::Rule(rule, packet.hook),
+        };
+        let key = (owner, by);
         let has = self.said.borrow_mut().take(key, fill, self.round);
         if has.is_none() {
             *self.too_slow.borrow_mut() = true;
