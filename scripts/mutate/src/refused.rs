@@ -26,7 +26,9 @@ pub fn refused(copy: &Path, messages: &str) -> Result<BTreeSet<u32>, Box<dyn Err
         for span in spans.iter().filter(|span| span["is_primary"] == true) {
             // In a macro of the standard library: where it is called.
             let mut span = span;
-            while !copy.join(name_of(span)).exists() && span["expansion"].is_object() {
+            let is_elsewhere =
+                |name: &str| Path::new(name).is_absolute() || !copy.join(name).exists();
+            while is_elsewhere(name_of(span)) && span["expansion"].is_object() {
                 span = &span["expansion"]["span"];
             }
             let file = name_of(span);
