@@ -141,6 +141,41 @@ fn a_rate_that_is_forgotten_too_early() {
     assert_eq!(right.status, 0, "{}", right.err);
 }
 
+/// Two rules that name one limit, each with a table of its own, let through twice its rate; and two rules that share the table of
+/// another limit less than theirs.
+#[test]
+fn a_limit_in_several_tables() {
+    let policy = "version = 1\n[limits]\nsyn = \"20/second\"\ntwo = \"20/second\"\n\
+                  [[rules]]\nname = \"a\"\nservice = \"ssh\"\nlimit = \"syn\"\n\
+                  [[rules]]\nname = \"b\"\nservice = \"http\"\nlimit = \"syn\"\n\
+                  [[rules]]\nname = \"c\"\nservice = \"smtp\"\nlimit = \"two\"\n\
+                  [[rules]]\nname = \"d\"\naction = \"log\"\nservice = \"imaps\"\nlimit = \"two\"\n";
+    let option = "--hashlimit-name {{ limit.table }}";
+    for (instead, is_right) in [
+        (option.to_owned(), true),
+        (format!("{option}x"), true),
+        (
+            option.to_owned() + "{% if line.comment == 'fwc:b' %}x{% endif %}",
+            false,
+        ),
+        (
+            option.to_owned() + "{% if line.comment == 'fwc:d' %}x{% endif %}",
+            false,
+        ),
+        (
+            "--hashlimit-name {% if line.comment == 'fwc:c' %}fwc-syn-0{% else %}{{ limit.table }}{% endif %}".to_owned(),
+            false,
+        ),
+    ] {
+        let text = changed("limit.j2", option, &instead);
+        let folder = folder(&[("fwc.toml", policy), ("mine/limit.j2", &text)]);
+        let run = build(folder.path(), &[]);
+        assert_eq!(run.status == 0, is_right, "{instead}: {}", run.err);
+        let is_found = run.err.contains("error[proof-failed]");
+        assert_eq!(is_found, !is_right, "{instead}: {}", run.err);
+    }
+}
+
 /// No packet shows it, and still nothing is written: the first rule decides what the second would.
 #[test]
 fn a_shadowed_rule_that_is_dropped() {
