@@ -207,6 +207,21 @@ impl Port {
     }
 }
 
+/// Returns a table with PREROUTING in the place of the chain of a hook: the walker goes by the hook of a packet.
+fn arrival(ruleset: &iptables::Ruleset, table: TableName, hook: Hook) -> iptables::Ruleset {
+    let mut seen = iptables::Ruleset::new(ruleset.family);
+    seen.tables.extend(ruleset.table(table).cloned());
+    for table in &mut seen.tables {
+        table.chains.retain(|chain| &*chain.name != hook.chain());
+        for chain in &mut table.chains {
+            if &*chain.name == "PREROUTING" {
+                chain.name = hook.chain().into();
+            }
+        }
+    }
+    seen
+}
+
 /// Finds ports that other programs forward to containers, and that the policy does not accept.
 fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
     let ours = owned.of(family, all);
@@ -250,7 +265,7 @@ fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
         };
         found().is_some()
     };
-    let walked = |hook, port: &Port, to: SocketAddr, out_device| {
+    let walked = |hook: Hook, port: &Port, arrived: SocketAddr, to: SocketAddr, out_device| {
         let mut packet = Packet {
             family,
             hook,
@@ -274,20 +289,40 @@ fn published(owned: &Owned, family: Family, all: &LiveRuleset) -> Vec<Concern> {
         }
         // The warning is about what may be open: a condition that fwc cannot decide, such as a rate, counts as met, but not in a
         // rule that denies.
-        let mut may_hold = |id: iptables::RuleId, _: &iptables::Match| {
-            let table = ruleset.table(TableName::Filter)?;
-            let rule = table.chains.get(id.chain)?.rules.get(id.rule)?;
-            Some(!matches!(rule.target, Target::Drop | Target::Reject(_)))
+        let walk_in = |rules: &iptables::Ruleset, table, packet: &Packet| {
+            let mut may_hold = |id: iptables::RuleId, _: &iptables::Match| {
+                let table = rules.table(table)?;
+                let rule = table.chains.get(id.chain)?.rules.get(id.rule)?;
+                Some(!matches!(rule.target, Target::Drop | Target::Reject(_)))
+            };
+            walk(rules, table, packet, &mut may_hold).ok()
         };
-        let walked = walk(&ruleset, TableName::Filter, &packet, &mut may_hold).ok()?;
+        let is_dropped = |rules: &iptables::Ruleset, table, packet: &Packet| {
+            walk_in(rules, table, packet).is_some_and(|walked| walked.verdict == WalkVerdict::Drop)
+        };
+        // Raw and mangle see the packet as it arrives, before routing and translation.
+        let arriving = Packet {
+            destination: arrived.ip(),
+            destination_port: Some(arrived.port()),
+            out_device: None,
+            translated: Translated::default(),
+            ..packet.clone()
+        };
+        let stops = |table| is_dropped(&arrival(&ruleset, table, hook), table, &arriving);
+        if [TableName::Raw, TableName::Mangle].into_iter().any(stops)
+            || is_dropped(&ruleset, TableName::Mangle, &packet)
+        {
+            return None;
+        }
+        let walked = walk_in(&ruleset, TableName::Filter, &packet)?;
         (walked.verdict == WalkVerdict::Accept).then_some(walked.decided)
     };
     let mut found = Vec::new();
     for (name, rule, port) in ports {
         let here = SocketAddr::new(own_address.unwrap_or(port.to.ip()), port.number);
         let inside = route::to(port.to.ip()).map(|route| route.device);
-        let is_closed = walked(Hook::Input, &port, here, None).is_none();
-        let forwarded = walked(Hook::Forward, &port, port.to, inside);
+        let is_closed = walked(Hook::Input, &port, here, here, None).is_none();
+        let forwarded = walked(Hook::Forward, &port, here, port.to, inside);
         if is_closed && forwarded.is_some_and(|by| !policy_decides(by)) {
             found.push(Concern {
                 name: ConcernName::PublishedPort,
@@ -392,5 +427,29 @@ mod tests {
             "--dport 81 -j ACCEPT\n-A FORWARD",
         );
         assert_eq!(names(&published(&other_port)).len(), 1);
+        // What the raw or the mangle table drops does not come to FORWARD.
+        for (table, rule, is_open) in [
+            (
+                "raw",
+                "-A PREROUTING -p tcp -m tcp --dport 8080 -j DROP",
+                false,
+            ),
+            (
+                "raw",
+                "-A PREROUTING -p tcp -m tcp --dport 80 -j DROP",
+                true,
+            ),
+            (
+                "raw",
+                "-A PREROUTING -p tcp -m tcp --dport 8080 -m limit --limit 1/sec -j DROP",
+                true,
+            ),
+            ("mangle", "-A PREROUTING -s 198.51.100.0/24 -j DROP", false),
+            ("mangle", "-A FORWARD -d 172.17.0.2/32 -j DROP", false),
+            ("mangle", "-A INPUT -j DROP", true),
+        ] {
+            let dropped = format!("*{table}\n{rule}\nCOMMIT\n{}", published(open));
+            assert_eq!(names(&dropped).len(), usize::from(is_open), "{rule}");
+        }
     }
 }

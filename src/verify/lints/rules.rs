@@ -2,8 +2,9 @@
 
 use super::Found;
 use super::world::{self, GUARDED, is_most, sources, to_guarded};
-use crate::analysis::{BaseChain, Covers, GaveUp, Set, Space, Verdict};
+use crate::analysis::{BaseChain, Covers, Field, GaveUp, Set, Space, Verdict};
 use crate::diag::Diagnostic;
+use crate::iptables::TableName;
 use crate::lints::{contradiction, world_open};
 use crate::net::{Hook, State};
 use crate::policy::DefaultAction;
@@ -86,7 +87,7 @@ impl<'a> LintedChain<'a> {
         let defaults = &plan.defaults[space.family()];
         let valid = space.valid(hook.into())?;
         let guarded = [world::guarded(space)?, space.as_state(State::New)?, valid];
-        let guarded = space.every(guarded)?;
+        let guarded = space.minus(space.every(guarded)?, dropped_before(space, spec, hook)?)?;
         Ok(Self {
             plan,
             space,
@@ -288,4 +289,27 @@ impl<'a> LintedChain<'a> {
         }
         Ok(None)
     }
+}
+
+/// Returns packets to this host that the raw or the mangle table drops as they come. Forwarded packets may have another
+/// destination there.
+fn dropped_before(space: &Space, spec: &Spec, hook: Hook) -> Result<Set, GaveUp> {
+    let mut dropped = space.none();
+    if hook != Hook::Input {
+        return Ok(dropped);
+    }
+    for (table, chain) in [
+        (TableName::Raw, BaseChain::Prerouting),
+        (TableName::Mangle, BaseChain::Prerouting),
+        (TableName::Mangle, BaseChain::Input),
+    ] {
+        let verdicts = spec.behaviour.flow(space, (table, chain)).verdicts;
+        let here = space.decided(verdicts, &Verdict::Drop)?;
+        // A rate may let some pass.
+        if !space.is_opaque(here) {
+            dropped = space.or(dropped, here)?;
+        }
+    }
+    // A translation may lead other packets to the port.
+    space.minus(dropped, space.range(Field::DestinationTranslated, 1, 1)?)
 }
