@@ -54,7 +54,11 @@ pub(super) fn check_scopes(policy: &Policy, sink: &mut Sink) {
         .chain(policy.mangle.iter().map(|entry| &entry.packets.scope))
         .chain(policy.raw.iter().map(|entry| &entry.packets.scope))
         .chain(policy.custom.iter().map(|rule| &rule.scope));
-    for scope in scopes.flatten() {
+    let of_interfaces = policy.interfaces.iter().filter_map(|interface| {
+        let interface = &interface.value;
+        Some(Located::new(interface.scope, interface.scope_span?))
+    });
+    for scope in scopes.flatten().cloned().chain(of_interfaces) {
         if scope.value != Scope::Only(*family) {
             let message =
                 format!("this `scope` contradicts `families`: the host has {family} only");

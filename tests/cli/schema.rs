@@ -214,6 +214,7 @@ const UNSEEN: &[&str] = &[
     "bad-value-continue",
     "forward-continue-exclusive",
     // Which families the host has.
+    "families-and-interface",
     "families-and-scope",
     "families-scope",
     "limit-prefix-other-family",

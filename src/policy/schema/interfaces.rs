@@ -7,7 +7,7 @@ use crate::net::{AddressRange, DeviceError, Family, InterfacePattern, LONGEST_DE
 use crate::policy::Definitions;
 use crate::policy::keys::{Key, Shape, TableKeys};
 use crate::policy::reader::{CheckedTable, FileValue};
-use crate::source::Located;
+use crate::source::{Located, Span};
 
 /// The address families of a rule or definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct PolicyInterface {
     pub networks: Vec<Located<AddressRange>>,
     /// The families of rules that name it.
     pub scope: Scope,
+    /// The place of `scope`, if it is written.
+    pub scope_span: Option<Span>,
 }
 
 pub(super) const SECTION: Key = Key::new(
@@ -96,6 +98,7 @@ pub(super) fn read(
                 devices: read_devices(&name.value, value, sink)?,
                 networks: Vec::new(),
                 scope: Scope::Dual,
+                scope_span: None,
             });
         };
         let keys_are_known = table.check(KEYS, sink);
@@ -118,7 +121,8 @@ pub(super) fn read(
         Some(PolicyInterface {
             devices: read_devices("device", device, sink)?,
             networks,
-            scope: scope.map_or(Scope::Dual, |scope| scope.value),
+            scope: scope.as_ref().map_or(Scope::Dual, |scope| scope.value),
+            scope_span: scope.map(|scope| scope.span),
         })
     });
 }
