@@ -55,7 +55,11 @@ impl Sample {
                 let (source, with_port) = self.end(random, &["", ":1024-2000", ":7777"], true);
                 self.line(&format!("type = \"snat\"\nto-source = {source}"));
                 self.choice(random, "random");
+                let before = self.text.len();
                 self.choice(random, "persistent");
+                if !is_range(&source) {
+                    self.text.truncate(before);
+                }
                 match with_port {
                     true => self.service(random, true, &WITH_PORTS),
                     false => self.ports(random),
@@ -203,9 +207,19 @@ impl Sample {
         if random.once_in(4) {
             self.line("accept = false");
         }
+        let before = self.text.len();
         self.choice(random, "random");
+        if !ends
+            .iter()
+            .any(|end| end.contains(":80-90") || end.contains(":85-95"))
+        {
+            self.text.truncate(before);
+        }
         if count == 1 {
+            // Backends are single hosts, for which there is nothing to keep.
+            let before = self.text.len();
             self.choice(random, "persistent");
+            self.text.truncate(before);
         }
         if random.once_in(6) {
             self.line("mark = \"0x10/0xff\"");
@@ -285,4 +299,9 @@ impl Sample {
         }
         (format!("\"{text}{ports}\""), !ports.is_empty())
     }
+}
+
+/// Whether a new end in TOML is a range of addresses.
+fn is_range(end: &str) -> bool {
+    end.contains("-10.0.0.9") || end.contains("-fd00::9")
 }

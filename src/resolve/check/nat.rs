@@ -259,27 +259,55 @@ impl Entry<'_> {
         }
     }
 
-    /// Reports `persistent` on entries whose backends take turns.
+    /// Reports `random` and `persistent` where the kernel has nothing to choose from.
     fn choices(&self, sink: &mut Sink) {
-        let PlannedTranslation::Dnat { backends, .. } = &self.entry.translation else {
-            return;
+        let ends = match &self.entry.translation {
+            PlannedTranslation::Snat(ends) => ends,
+            PlannedTranslation::Dnat { backends, .. } => backends,
+            _ => return,
         };
-        let Some(persistent) = self.written.persistent.as_ref().filter(|it| it.value) else {
-            return;
-        };
+        let is_dnat = matches!(self.entry.translation, PlannedTranslation::Dnat { .. });
         let several = |family: Family| {
-            let here = backends.iter().filter(|end| end.addresses.family == family);
+            let here = ends.iter().filter(|end| end.addresses.family == family);
             here.count() > 1
         };
-        if Family::ALL.into_iter().any(several) {
+        let is_on = |flag: &&Located<bool>| flag.value;
+        if let Some(persistent) = self.written.persistent.as_ref().filter(is_on) {
+            let is_range = |end: &NatEnd| end.addresses.first < end.addresses.last;
+            if is_dnat && Family::ALL.into_iter().any(several) {
+                sink.report(
+                    Diagnostic::error(
+                        Code::Conflict,
+                        persistent.span,
+                        "`persistent` does not apply to backends that take turns",
+                    )
+                    .with_note("each new connection goes to the next backend, whoever opens it")
+                    .help("write the backends as one range: \"10.8.0.5-10.8.0.7\""),
+                );
+            } else if !ends.iter().any(is_range) {
+                let (_, key) = self.target();
+                let message = format!("`persistent` has no effect: `{key}` has one address");
+                sink.report(
+                    Diagnostic::error(Code::Conflict, persistent.span, message)
+                        .with_note(
+                            "it gives a client the same address of a range for all its connections",
+                        )
+                        .help(
+                            "leave `persistent` out, or write a range: \"203.0.113.5-203.0.113.8\"",
+                        ),
+                );
+            }
+        }
+        let has_choice = |end: &NatEnd| end.ports.is_some_and(|ports| ports.first < ports.last);
+        if let Some(random) = self.written.random.as_ref().filter(is_on)
+            && is_dnat
+            && !ends.iter().any(has_choice)
+        {
+            let message = "`random` has no effect: `to-destination` has no range of ports";
             sink.report(
-                Diagnostic::error(
-                    Code::Conflict,
-                    persistent.span,
-                    "`persistent` does not apply to backends that take turns",
-                )
-                .with_note("each new connection goes to the next backend, whoever opens it")
-                .help("write the backends as one range: \"10.8.0.5-10.8.0.7\""),
+                Diagnostic::error(Code::Conflict, random.span, message)
+                    .with_note("a `dnat` changes the port only where a new one is written")
+                    .help("leave `random` out, or write a range: \"10.8.0.5:8080-8083\""),
             );
         }
     }

@@ -364,7 +364,6 @@ from = "wan"
 to = "lan"
 service = "https"
 to-destination = "web:8443"
-persistent = true
 [[nat]]
 type = "dnat"
 from = "wan"

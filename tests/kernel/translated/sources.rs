@@ -343,7 +343,6 @@ service = ["1-65535/tcp", "1-65535/udp"]
 to-source = "outside"
 ports = "50000-50999"
 random = true
-persistent = true
 [[nat]]
 type = "masquerade"
 scope = "dual"
