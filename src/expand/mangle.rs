@@ -1,8 +1,10 @@
 //! Expands the entries of `[[mangle]]` to lines of the mangle table.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::{ChainContext, ChangeContext, GroupContext, LineContext};
+use super::entries::{EntryChains, EntryPart, counting, log_of};
 use super::hooks::{self, HookPath};
 use super::origin::LineOrigin;
 use super::raw;
@@ -16,14 +18,16 @@ const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUT
 /// Returns the chains of the mangle table in a family: the base chains, then fwc's own.
 pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     let mut own = Vec::new();
+    let mut of_entries = BTreeMap::new();
     let base = CHAINS.iter().map(|name| ChainContext {
         name: (*name).to_owned(),
         policy: "ACCEPT",
-        groups: groups(plan, name, family, &mut own),
+        groups: groups(plan, name, family, &mut own, &mut of_entries),
         ..ChainContext::default()
     });
     let mut chains: Vec<_> = base.collect();
     chains.extend(own);
+    chains.extend(of_entries.into_values());
     chains
 }
 
@@ -32,6 +36,7 @@ fn groups(
     chain: &str,
     family: Family,
     own: &mut Vec<ChainContext>,
+    of_entries: &mut BTreeMap<String, ChainContext>,
 ) -> Vec<GroupContext> {
     let mut groups = Vec::new();
     for (index, entry) in plan.mangle.iter().enumerate() {
@@ -43,8 +48,14 @@ fn groups(
             continue;
         }
         let origin = LineOrigin::Mangle(index).mark();
+        let entry_chains = EntryChains {
+            packets,
+            chain,
+            log: log_of(plan, packets),
+        };
         if *of_entry == policy::MangleChange::Drop {
-            let lines = drops(plan, entry, chain, family, &origin);
+            let part = drops(plan, entry, chain, family, &origin);
+            let lines = entry_chains.place(vec![part], of_entries);
             if !lines.is_empty() {
                 groups.push(GroupContext::of_written(packets, index, lines));
             }
@@ -53,7 +64,7 @@ fn groups(
         let change = change(*of_entry, family);
         let rule = matched(entry);
         let paths = paths(plan, entry, chain, family);
-        let mut lines: Vec<_> = paths
+        let lines: Vec<_> = paths
             .iter()
             .flat_map(|path| rules::packets(plan, &rule, path, family, &origin))
             .map(|line| match leaves_icmpv6_alone(entry, family) {
@@ -61,53 +72,71 @@ fn groups(
                 false => line,
             })
             .collect();
+        let mut parts = vec![EntryPart {
+            lines,
+            exceptions: rules::exceptions(plan, &rule, family, &origin),
+            counting: counting(&rule, family),
+        }];
         if matches!(of_entry, policy::MangleChange::ClampMss(_)) && chain == Hook::Forward.chain() {
-            add_answers(plan, &rule, family, &origin, &mut lines);
+            let part = answers(plan, &rule, family, &origin, &parts[0].lines);
+            parts.push(part);
         }
-        if lines.is_empty() {
+        if parts.iter().all(|part| part.lines.is_empty()) {
             continue;
         }
         // Setting a value twice does no harm, but `inc` and `dec` add up. A packet may match several lines: those of other paths,
         // of a set and a list, and of an authentication header and the protocol behind it.
         let adds = matches!(change.hops, Some("inc" | "dec"));
-        let may_add_twice = paths.len() > 1 || rules::may_overlap(&lines);
-        let lines = if adds && may_add_twice {
+        let may_add_twice =
+            paths.len() > 1 || parts.iter().any(|part| rules::may_overlap(&part.lines));
+        let is_plain = parts.iter().all(EntryPart::is_plain) && entry_chains.log.is_none();
+        let lines = if adds && may_add_twice && is_plain {
+            let lines = parts.into_iter().flat_map(|part| part.lines).collect();
             change_once(lines, change, packets, chain, own)
         } else {
-            let change = Some(change);
-            let changing = lines.into_iter().map(|line| LineContext {
-                change: change.clone(),
-                ..line
-            });
-            changing.collect()
+            for line in parts.iter_mut().flat_map(|part| &mut part.lines) {
+                line.change = Some(change.clone());
+            }
+            entry_chains.place(parts, of_entries)
         };
         groups.push(GroupContext::of_written(packets, index, lines));
     }
     groups
 }
 
-/// Adds lines for the SYN of the other direction. Each end announces in its own SYN the largest segment that it receives, so
-/// clamping one direction leaves the other as it was.
-fn add_answers(
+/// Returns the lines for the SYN of the other direction. Each end announces in its own SYN the largest segment that it
+/// receives, so clamping one direction leaves the other as it was. `lines` are those of the entry itself.
+fn answers(
     plan: &Plan,
     rule: &PlannedRule,
     family: Family,
     origin: &str,
-    lines: &mut Vec<LineContext>,
-) {
+    lines: &[LineContext],
+) -> EntryPart {
     let shown = |line: &LineContext| format!("{line:?}");
     let known: Vec<String> = lines.iter().map(shown).collect();
     let flags = rule.tcp_flags.as_ref().and_then(|of| of.values.first());
     let flags = flags.map(|flags| flags.to_string());
+    let exceptions = raw::reply_exceptions(plan, rule, family, origin);
     let answers = raw::reply_lines(plan, rule, None, Hook::Forward, family, "").into_iter();
+    // A match asks about each packet as it is. What counts is asked once for both directions.
+    let matches = rule.matches.as_ref().filter(|matches| !matches.counts);
+    let matches = matches.and_then(|matches| matches.texts[family].clone());
     let answers = answers.map(|line| LineContext {
         protocol: Some(Protocol::TCP.to_string()),
         tcp_flags: flags.clone(),
+        matches: matches.clone(),
         origin: origin.to_owned(),
         ..line
     });
-    // An entry for both directions already has them.
-    lines.extend(answers.filter(|line| !known.contains(&shown(line))));
+    EntryPart {
+        // An entry for both directions already has them.
+        lines: answers
+            .filter(|line| !exceptions.is_empty() || !known.contains(&shown(line)))
+            .collect(),
+        exceptions,
+        counting: counting(rule, family),
+    }
 }
 
 /// Makes lines change each packet once. Lines may match the same packet, and its hop limit must not grow twice: the first
@@ -154,25 +183,12 @@ fn drops(
     chain: &str,
     family: Family,
     origin: &str,
-) -> Vec<LineContext> {
-    let not_lo = || hooks::not_lo(plan, family, chain);
+) -> EntryPart {
     let paths = paths(plan, entry, chain, family);
     let lines = paths
         .iter()
         .flat_map(|path| rules::packets(plan, &entry.packets, path, family, origin));
-    lines
-        .map(|mut line| {
-            match chain {
-                "PREROUTING" | "INPUT" => line.in_device = line.in_device.or_else(not_lo),
-                "OUTPUT" => line.out_device = line.out_device.or_else(not_lo),
-                _ => {}
-            }
-            LineContext {
-                target: "DROP".to_owned(),
-                ..line
-            }
-        })
-        .collect()
+    raw::dropped(plan, &entry.packets, chain, family, origin, lines.collect())
 }
 
 /// Returns the paths of an entry through a chain.

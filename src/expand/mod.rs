@@ -10,6 +10,7 @@ mod addresses;
 mod antispoof;
 mod context;
 mod custom;
+mod entries;
 mod hooks;
 mod mangle;
 mod nat;

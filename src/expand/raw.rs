@@ -1,6 +1,9 @@
 //! Expands the entries of `[[raw]]` to lines of the raw table, and the replies to untracked requests in the filter table.
 
+use std::collections::BTreeMap;
+
 use super::context::{ChainContext, ChangeContext, GroupContext, LineContext, NegatableContext};
+use super::entries::{EntryChains, EntryPart, counting, log_of};
 use super::hooks::{self, HookPath};
 use super::origin::LineOrigin;
 use super::rules;
@@ -10,18 +13,26 @@ use crate::resolve::{
     Endpoint, Finally, Plan, PlannedRaw, PlannedRule, RuleAction, ServicePart, ServicePorts,
 };
 
-/// Returns PREROUTING and OUTPUT of the raw table in a family.
+/// Returns PREROUTING and OUTPUT of the raw table in a family, then fwc's own chains, by name.
 pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
-    let chain = |name: &str| ChainContext {
+    let mut own = BTreeMap::new();
+    let mut chain = |name: &str| ChainContext {
         name: name.to_owned(),
         policy: "ACCEPT",
-        groups: groups(plan, name, family),
+        groups: groups(plan, name, family, &mut own),
         ..ChainContext::default()
     };
-    vec![chain("PREROUTING"), chain("OUTPUT")]
+    let mut chains = vec![chain("PREROUTING"), chain("OUTPUT")];
+    chains.extend(own.into_values());
+    chains
 }
 
-fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<GroupContext> {
+fn groups(
+    plan: &Plan,
+    chain: &str,
+    family: Family,
+    own: &mut BTreeMap<String, ChainContext>,
+) -> Vec<GroupContext> {
     let mut groups = Vec::new();
     for (index, entry) in plan.raw.iter().enumerate() {
         let PlannedRaw { packets, treatment } = entry;
@@ -29,35 +40,27 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<GroupContext> {
             continue;
         }
         let origin = LineOrigin::Raw(index).mark();
-        if *treatment == Treatment::Drop {
-            let lines = drops(plan, packets, chain, family, &origin);
-            if !lines.is_empty() {
-                groups.push(GroupContext::of_written(packets, index, lines));
+        let parts = match treatment {
+            Treatment::Drop => vec![drops(plan, packets, chain, family, &origin)],
+            Treatment::NoTrack { .. } => {
+                let rules = [packets.clone(), reversed(packets).0];
+                let parts = rules.iter();
+                parts
+                    .map(|rule| tracked(plan, rule, chain, family, (None, &origin)))
+                    .collect()
             }
-            continue;
-        }
-        let (helper, rules) = match treatment {
-            Treatment::NoTrack { .. } => (None, vec![packets.clone(), reversed(packets).0]),
             Treatment::Helper(helper) if helper.exists(family) => {
-                (Some(helper.name().to_owned()), vec![packets.clone()])
+                let helper = Some(helper.name());
+                vec![tracked(plan, packets, chain, family, (helper, &origin))]
             }
-            Treatment::Helper(_) | Treatment::Drop => continue,
+            Treatment::Helper(_) => continue,
         };
-        let change = ChangeContext {
-            target: "CT",
-            helper,
-            ..ChangeContext::default()
+        let entry_chains = EntryChains {
+            packets,
+            chain,
+            log: log_of(plan, packets),
         };
-        let is_helper = matches!(treatment, Treatment::Helper(_));
-        let lines: Vec<_> = rules
-            .iter()
-            .flat_map(|rule| lines(plan, rule, chain, family, is_helper))
-            .map(|line| LineContext {
-                change: Some(change.clone()),
-                origin: origin.clone(),
-                ..line
-            })
-            .collect();
+        let lines = entry_chains.place(parts, own);
         if !lines.is_empty() {
             groups.push(GroupContext::of_written(packets, index, lines));
         }
@@ -65,34 +68,91 @@ fn groups(plan: &Plan, chain: &str, family: Family) -> Vec<GroupContext> {
     groups
 }
 
+/// Returns the lines that say how conntrack treats the packets of a rule: by a helper, or not at all.
+fn tracked(
+    plan: &Plan,
+    rule: &PlannedRule,
+    chain: &str,
+    family: Family,
+    (helper, origin): (Option<&str>, &str),
+) -> EntryPart {
+    let lines = lines(plan, rule, chain, family, helper.is_some()).into_iter();
+    let lines = lines.map(|line| LineContext {
+        change: Some(ChangeContext {
+            target: "CT",
+            helper: helper.map(str::to_owned),
+            ..ChangeContext::default()
+        }),
+        origin: origin.to_owned(),
+        ..line
+    });
+    EntryPart {
+        lines: lines.collect(),
+        exceptions: rules::exceptions(plan, rule, family, origin),
+        counting: counting(rule, family),
+    }
+}
+
 /// Returns the lines that drop the packets of a rule: all that arrive by `from`, wherever they go, or that this host sends.
-pub fn drops(
+fn drops(plan: &Plan, rule: &PlannedRule, chain: &str, family: Family, origin: &str) -> EntryPart {
+    let paths = match chain {
+        "OUTPUT" => hooks::paths(plan, rule, Hook::Output, family),
+        _ => hooks::paths_in(plan, rule, family),
+    };
+    let lines = paths
+        .iter()
+        .flat_map(|path| rules::packets(plan, rule, path, family, origin));
+    dropped(plan, rule, chain, family, origin, lines.collect())
+}
+
+/// Makes lines for the packets of a rule drop them, without those on lo while `loopback` accepts everything there.
+pub fn dropped(
     plan: &Plan,
     rule: &PlannedRule,
     chain: &str,
     family: Family,
     origin: &str,
-) -> Vec<LineContext> {
-    let paths = match chain {
-        "OUTPUT" => hooks::paths(plan, rule, Hook::Output, family),
-        _ => hooks::paths_in(plan, rule, family),
-    };
-    let not_lo = || hooks::not_lo(plan, family, chain);
-    let lines = paths
-        .iter()
-        .flat_map(|path| rules::packets(plan, rule, path, family, origin));
-    lines
-        .map(|mut line| {
-            match chain {
-                "OUTPUT" => line.out_device = line.out_device.or_else(not_lo),
-                _ => line.in_device = line.in_device.or_else(not_lo),
-            }
-            LineContext {
-                target: "DROP".to_owned(),
-                ..line
-            }
-        })
-        .collect()
+    mut lines: Vec<LineContext>,
+) -> EntryPart {
+    let mut exceptions = rules::exceptions(plan, rule, family, origin);
+    let not_lo = hooks::not_lo(plan, family, chain);
+    let mut lets_lo_pass = false;
+    for line in &mut lines {
+        line.target = "DROP".to_owned();
+        if let (Some(asked), Some(not_lo)) = (device_of(line, chain), &not_lo) {
+            // A line has one match of a device: where it negates another one, lo is an exception.
+            lets_lo_pass |= asked.as_ref().is_some_and(|asked| !asked.not.is_empty());
+            asked.get_or_insert_with(|| not_lo.clone());
+        }
+    }
+    if lets_lo_pass {
+        let mut line = LineContext {
+            comment: rule.comment.clone(),
+            origin: origin.to_owned(),
+            ..LineContext::default()
+        };
+        if let Some(asked) = device_of(&mut line, chain) {
+            *asked = Some(NegatableContext::plain("lo".to_owned()));
+        }
+        exceptions.push(line);
+    }
+    EntryPart {
+        lines,
+        exceptions,
+        counting: counting(rule, family),
+    }
+}
+
+/// Returns what a line of a chain asks of the device by which a packet of this host's own traffic comes or leaves.
+fn device_of<'l>(
+    line: &'l mut LineContext,
+    chain: &str,
+) -> Option<&'l mut Option<NegatableContext>> {
+    match chain {
+        "PREROUTING" | "INPUT" => Some(&mut line.in_device),
+        "OUTPUT" => Some(&mut line.out_device),
+        _ => None,
+    }
 }
 
 fn is_on(rule: &PlannedRule, family: Family) -> bool {
@@ -248,19 +308,34 @@ pub fn replies(
         ..ChainContext::default()
     };
     let untracked = || Some([State::Untracked].into());
-    let lines = entries.iter().flat_map(|(index, entry)| {
-        let mut lines = reply_lines(plan, &entry.packets, untracked(), hook, family, &name);
-        for line in &mut lines {
+    let mut own = BTreeMap::new();
+    let mut lines = Vec::new();
+    for (index, entry) in &entries {
+        let origin = LineOrigin::Raw(*index).mark();
+        let mut of_entry = reply_lines(plan, &entry.packets, untracked(), hook, family, &name);
+        for line in &mut of_entry {
             line.comment.clone_from(&entry.packets.comment);
-            line.origin = LineOrigin::Raw(*index).mark();
+            line.origin.clone_from(&origin);
         }
-        lines
-    });
+        let part = EntryPart {
+            lines: of_entry,
+            exceptions: reply_exceptions(plan, &entry.packets, family, &origin),
+            counting: None,
+        };
+        // The raw table logs the packets of the entry.
+        let entry_chains = EntryChains {
+            packets: &entry.packets,
+            chain: hook.chain(),
+            log: None,
+        };
+        lines.extend(entry_chains.place(vec![part], &mut own));
+    }
     let group = GroupContext {
         label: "replies that no connection is known of".to_owned(),
-        lines: lines.collect(),
+        lines,
         ..GroupContext::default()
     };
+    chains.extend(own.into_values());
     chains.insert(0, chain);
     (!group.lines.is_empty()).then_some((group, chains))
 }
@@ -308,7 +383,7 @@ impl Replies<'_> {
             return None;
         }
         self.accepts |= target == Some("ACCEPT");
-        let mut exceptions = rules::exceptions(self.plan, &reversed(rule).0, self.family, &origin);
+        let mut exceptions = reply_exceptions(self.plan, rule, self.family, &origin);
         let goes_to = match target {
             Some(target) if groups.is_empty() && exceptions.is_empty() => target.to_owned(),
             _ => {
@@ -410,6 +485,16 @@ fn with_reversed_set(mut line: LineContext, rule: &PlannedRule) -> LineContext {
         }
     }
     line
+}
+
+/// Returns lines, without a target, for the replies that the negated keys of a rule leave out.
+pub fn reply_exceptions(
+    plan: &Plan,
+    rule: &PlannedRule,
+    family: Family,
+    origin: &str,
+) -> Vec<LineContext> {
+    rules::exceptions(plan, &reversed(rule).0, family, origin)
 }
 
 /// Reverses all keys of a rule and removes those that a reply does not show. Also returns `true` if there was such a key.

@@ -89,7 +89,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
     }
     for hook in Hook::ALL {
         let base = &mut expanded.base[hook as usize];
-        base.translated = nat::accepts(plan, family, hook);
+        base.translated = nat::accepts(plan, family, hook, &mut own);
         base.accepts |= !base.translated.is_empty();
     }
     expanded.own = own.into_values().collect();

@@ -16,7 +16,7 @@ pub use catalog::{CatalogEntry, catalog, catalog_names};
 pub use decide::{
     BackendTurn, Chance, Circumstance, DecidedBy, Decision, Logged, Mangled, Moment, NatChain,
     NewAddress, NewEnd, PolicyTrace, PolicyVerdict, RawTreatment, RejectAnswer, decide,
-    decide_when, follow, mangle, raw, translate_when,
+    decide_when, entry_log, follow, mangle, nat_entry_when, raw, translate_when,
 };
 pub use json_schema::json_schema;
 pub use load::{load, load_from};
@@ -31,7 +31,7 @@ pub use schema::{
     PolicyMangle, PolicyNat, PolicyNatAddress, PolicyNatEnd, PolicyOriginal, PolicyOwnership,
     PolicyRaw, PolicyRule, PolicySchedule, PolicyTest, PolicyTranslation, PolicyZone, Preserve,
     Proxy, RejectWith, RuleLimit, RuleStage, Scope, Selection, Service, ServiceItem, ServiceParts,
-    Treatment, is_matched, question,
+    Treatment, has_key, is_matched, question,
 };
 
 use std::collections::HashSet;

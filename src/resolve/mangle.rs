@@ -25,7 +25,7 @@ pub fn resolve(
             packets: written,
             change,
         } = written;
-        let mut packets = resolver.rule(written, defaults, sink);
+        let mut packets = resolver.rule(policy::CustomTable::Mangle, written, defaults, sink);
         // The reader reported the change, so that no plan comes of this policy.
         let Some(change) = change.as_ref().map(|change| change.value) else {
             continue;
@@ -105,12 +105,41 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
             checked.negated_masks("a mangle entry", sink);
             chains(entry, written, sink);
             protocols(entry, written, sink);
+            let is_clamp = matches!(entry.change, MangleChange::ClampMss(_));
+            let has_flags = is_clamp || entry.packets.tcp_flags.is_some();
+            let lines = (policy::CustomTable::Mangle, chains_of(entry), has_flags);
+            checked.matches_in(policy, lines, sink);
             if entry.change == MangleChange::Drop {
                 checked.drops_everything(sink);
                 raw::on_loopback(plan, &entry.packets, &written.packets, sink);
             }
         }
     }
+}
+
+/// Returns the base chains in which an entry has lines.
+fn chains_of(entry: &PlannedMangle) -> Vec<&'static str> {
+    if entry.change == MangleChange::Checksum {
+        return vec!["POSTROUTING"];
+    }
+    let from = || entry.packets.from.iter().flatten();
+    let is_host = |place: &Endpoint| *place == Endpoint::Host;
+    let arrives = from().any(|from| !is_host(from));
+    let to = || entry.packets.to.iter().flatten();
+    let chains = match entry.before_routing() {
+        true => [
+            ("PREROUTING", arrives),
+            ("OUTPUT", from().any(is_host)),
+            ("", false),
+        ],
+        false => [
+            ("INPUT", arrives && to().any(is_host)),
+            ("FORWARD", arrives && to().any(|to| !is_host(to))),
+            ("OUTPUT", from().any(is_host) && to().any(|to| !is_host(to))),
+        ],
+    };
+    let own = chains.into_iter().filter(|(_, has_lines)| *has_lines);
+    own.map(|(chain, _)| chain).collect()
 }
 
 /// Reports changes that are not possible on the packets' path.
@@ -150,7 +179,8 @@ fn chains(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sink
             );
         }
         MangleChange::Proxy(_) if packets.to.is_some() => {
-            let first = written.packets.to.as_ref().and_then(|names| names.first());
+            let names = written.packets.to.iter().chain(&written.packets.not_to);
+            let first = names.flatten().next();
             sink.report(
                 error(
                     first.map_or(packets.span, |name| name.span),
@@ -169,7 +199,8 @@ fn leaving(entry: &PlannedMangle, written: &policy::PolicyMangle, sink: &mut Sin
     let names = written.packets.from.iter().flatten();
     let mut places = places.zip(names);
     let other = places.find(|(place, _)| !matches!(place, Endpoint::Any | Endpoint::Host));
-    if let Some((_, name)) = other {
+    let other = other.map(|(_, name)| name);
+    if let Some(name) = other.or(written.packets.not_from.iter().flatten().next()) {
         let message =
             "checksums are filled where packets leave, which does not show where they came in";
         sink.report(

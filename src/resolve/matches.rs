@@ -5,28 +5,37 @@ use std::path::Path;
 use super::custom::{command_in, words_of};
 use super::extensions::Declared;
 use super::own_tables;
-use super::plan::{PlannedMatch, PlannedRule, ServicePart};
+use super::plan::{PlannedMatch, ServicePart};
 use crate::diag::{Code, Diagnostic, Severity, Sink};
-use crate::iptables::{self, Match, Module, Rule, States, TableName};
+use crate::iptables::{self, Match, Module, PortSide, Rule, States, TableName};
 use crate::net::{Family, Hook, PerFamily, Protocol};
-use crate::policy::Policy;
+use crate::policy::{self, CustomTable, Policy};
 use crate::source::{Located, SourceMap};
 
-/// The matches that count, or draw a lot, each time they are asked: two lines would count twice. Those that a key says
-/// (`limit`, `connections`) are not allowed in `match`.
-const COUNTING: [&str; 5] = ["recent", "statistic", "quota", "nfacct", "rateest"];
+/// The matches that count, or draw a lot, each time they are asked: two lines would count twice.
+const COUNTING: [&str; 8] = [
+    "recent",
+    "statistic",
+    "quota",
+    "nfacct",
+    "rateest",
+    "limit",
+    "hashlimit",
+    "connlimit",
+];
 
 /// Reads the matches of a rule in the families in which iptables has them. Where a rule with packets lacks them, [`check`]
 /// reports it.
 pub fn resolve(
     policy: &Policy,
+    table: CustomTable,
     text: Option<&Located<String>>,
     (service, has_flags): (Option<&[ServicePart]>, bool),
     sink: &mut Sink,
 ) -> Option<PlannedMatch> {
     let text = text?;
     let declared = Declared::new(policy);
-    if !check_words(text, &declared, sink) {
+    if !check_words(table, text, &declared, sink) {
         return None;
     }
     let mut planned = PlannedMatch {
@@ -35,13 +44,16 @@ pub fn resolve(
         counts: false,
     };
     for family in Family::ALL {
-        // A match may exist in some hooks only, or with some protocols.
-        let protocols = protocols(service, has_flags, family);
+        // A match may exist in some chains only, or with some protocols.
+        let mut protocols = protocols(service, has_flags, family);
+        if !protocols.is_empty() {
+            protocols.extend(Protocol::WITH_PORTS.map(Some));
+        }
         let mut lines = protocols
             .iter()
-            .flat_map(|protocol| Hook::ALL.map(|hook| (protocol, hook)));
-        let read = lines.find_map(|(protocol, hook)| {
-            read(&text.value, &declared, (family, hook, *protocol)).ok()
+            .flat_map(|protocol| chains(table).iter().map(move |chain| (protocol, *chain)));
+        let read = lines.find_map(|(protocol, chain)| {
+            read(&text.value, &declared, (family, table, chain, *protocol)).ok()
         });
         let Some(rule) = read else {
             continue;
@@ -56,29 +68,48 @@ pub fn resolve(
     Some(planned)
 }
 
-/// Reports matches that one of the rule's lines does not take, and matches that a key says. `families` and `hooks` are
-/// those in which the rule has lines.
-pub fn check(
-    policy: &Policy,
-    text: &Located<String>,
-    rule: &PlannedRule,
-    families: &[Family],
-    hooks: &[Hook],
-    sink: &mut Sink,
-) {
+/// Returns the base chains of a table that rules or entries have lines in.
+fn chains(table: CustomTable) -> &'static [&'static str] {
+    match table {
+        CustomTable::Filter => &["INPUT", "FORWARD", "OUTPUT"],
+        CustomTable::Raw => &["PREROUTING", "OUTPUT"],
+        CustomTable::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
+        CustomTable::Nat => &["PREROUTING", "OUTPUT", "POSTROUTING"],
+    }
+}
+
+/// The lines of a rule or entry that ask its matches.
+pub struct Lines<'a> {
+    /// The table.
+    pub table: CustomTable,
+    /// The base chains.
+    pub chains: Vec<&'static str>,
+    /// The families.
+    pub families: Vec<Family>,
+    /// The services of the lines.
+    pub service: Option<&'a [ServicePart]>,
+    /// The lines ask for TCP flags, and so for tcp.
+    pub has_flags: bool,
+}
+
+/// Reports matches that one of the lines does not take, and matches that a key says.
+pub fn check(policy: &Policy, text: &Located<String>, lines: &Lines<'_>, sink: &mut Sink) {
     let declared = Declared::new(policy);
     let mut refused: Vec<String> = Vec::new();
-    for &family in families {
-        for &hook in hooks {
-            for protocol in protocols(rule.service.as_deref(), rule.tcp_flags.is_some(), family) {
-                match read(&text.value, &declared, (family, hook, protocol)) {
+    for &family in &lines.families {
+        for &chain in &lines.chains {
+            for protocol in protocols(lines.service, lines.has_flags, family) {
+                let line = (family, lines.table, chain, protocol);
+                match read(&text.value, &declared, line) {
                     Ok(read) => {
                         if let Some((option, name)) = own_tables::used(&read.matches) {
                             sink.report(own_tables::reserved(text.span, (option, &name)));
                             return;
                         }
-                        let mut own = own(&read, protocol);
-                        if let Some((what, key)) = own.find_map(key_of) {
+                        let own = own(&read, protocol);
+                        let mut said = own.filter_map(key_of);
+                        let said = said.find(|(_, key)| policy::has_key(lines.table, key));
+                        if let Some((what, key)) = said {
                             sink.report(has_key(text, &what, key));
                             return;
                         }
@@ -86,8 +117,7 @@ pub fn check(
                     // A reason that several lines have is reported once.
                     Err(reason) if refused.contains(&reason) => {}
                     Err(reason) => {
-                        let line = (family, hook, protocol);
-                        sink.report(refusal(text, rule, &reason, line, &declared));
+                        sink.report(refusal(text, lines, &reason, line, &declared));
                         refused.push(reason);
                     }
                 }
@@ -124,7 +154,12 @@ fn protocols(
 }
 
 /// Reports commands, targets, families and matches that no iptables has. Returns `true` if there is none.
-fn check_words(text: &Located<String>, declared: &Declared<'_>, sink: &mut Sink) -> bool {
+fn check_words(
+    table: CustomTable,
+    text: &Located<String>,
+    declared: &Declared<'_>,
+    sink: &mut Sink,
+) -> bool {
     let words = words_of(&text.value);
     let error = |code, message: String| Diagnostic::error(code, text.span, message);
     if let Some(found) = command_in(&words) {
@@ -155,7 +190,11 @@ fn check_words(text: &Located<String>, declared: &Declared<'_>, sink: &mut Sink)
     let is_family = |word: &str| ["-4", "-6", "--ipv4", "--ipv6"].contains(&word);
     let is_counter = |word: &str| is_short(word, "-c") || word == "--set-counters";
     if let Some(found) = words.iter().find(|word| is_target(word)) {
-        sink.report(has_key(text, found, "action"));
+        let key = match table {
+            CustomTable::Filter => "action",
+            _ => "type",
+        };
+        sink.report(has_key(text, found, key));
         return false;
     }
     if let Some(found) = words.iter().find(|word| is_family(word)) {
@@ -191,20 +230,25 @@ fn check_words(text: &Located<String>, declared: &Declared<'_>, sink: &mut Sink)
     true
 }
 
-/// A line of a rule, by its family, hook and protocol; without `-p` if that is `None`.
-type Line = (Family, Hook, Option<Protocol>);
+/// A line of a rule, by its family, table, chain and protocol; without `-p` if that is `None`.
+type Line = (Family, CustomTable, &'static str, Option<Protocol>);
 
-/// Reads the matches as a rule of the filter table.
+/// Reads the matches as a rule.
 fn read(
     text: &str,
     declared: &Declared<'_>,
-    (family, hook, protocol): Line,
+    (family, table, chain, protocol): Line,
 ) -> Result<Rule, String> {
-    let table = TableName::Filter;
+    let name = table.as_str();
+    let table = match table {
+        CustomTable::Filter => TableName::Filter,
+        CustomTable::Nat => TableName::Nat,
+        CustomTable::Mangle => TableName::Mangle,
+        CustomTable::Raw => TableName::Raw,
+    };
     let protocol = protocol.map_or_else(String::new, |protocol| format!("-p {protocol} "));
-    let chain = hook.chain();
     let text =
-        format!("*filter\n:{chain} ACCEPT [0:0]\n-A {chain} {protocol}{text} -j ACCEPT\nCOMMIT\n");
+        format!("*{name}\n:{chain} ACCEPT [0:0]\n-A {chain} {protocol}{text} -j ACCEPT\nCOMMIT\n");
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let file = sources.add(Path::new("match"), text);
     let parsed = iptables::parse(file, &sources, family, declared.extensions(), &mut findings);
@@ -241,6 +285,9 @@ fn counts(condition: &Match) -> bool {
 /// Returns the option of a match that a key of rules says, and the key.
 fn key_of(condition: &Match) -> Option<(String, &'static str)> {
     let (option, key) = match condition {
+        // A key has the source ports or the destination ports, and one set without what else the match asks of it.
+        Match::Multiport(ports) if ports.value.side == PortSide::Either => return None,
+        Match::Set(set) if !set.settings.is_empty() => return None,
         Match::Source(_) => ("-s", "source"),
         Match::Destination(_) => ("-d", "destination"),
         Match::InInterface(_) => ("-i", "from"),
@@ -292,21 +339,55 @@ fn port_of(ports: &iptables::Ports) -> Option<(&'static str, &'static str)> {
     }
 }
 
+/// Returns the option of a module and the key that says all of what the module asks.
 fn key_of_module(module: &Module) -> Option<(&'static str, &'static str)> {
+    let text = |name: &str| module.setting(name).map(|setting| &*setting.value);
+    let has = |name: &str| module.setting(name).is_some();
     Some(match module.name {
         "limit" => ("-m limit", "limit"),
-        "hashlimit" => ("-m hashlimit", "limit"),
+        "hashlimit" => {
+            let parts = ["srcip", "dstip", "dstport"];
+            let mode = text("hashlimit-mode").unwrap_or_default();
+            let is_said = |part: &str| part.is_empty() || parts.contains(&part);
+            if has("hashlimit-rate-match") || !mode.split(',').all(is_said) {
+                return None;
+            }
+            ("-m hashlimit", "limit")
+        }
+        "connlimit" if has("connlimit-daddr") => return None,
         "connlimit" => ("-m connlimit", "connections"),
-        "time" => ("-m time", "schedule"),
-        "owner" if module.setting("uid-owner").is_some() => ("--uid-owner", "user"),
-        "owner" if module.setting("gid-owner").is_some() => ("--gid-owner", "group"),
+        "time" => {
+            let last = text("datestop").filter(|last| *last != END_OF_TIME);
+            let ends_in_a_day = last.is_some_and(|last| !last.ends_with("T23:59:59"));
+            if has("monthdays") || has("datestart") || ends_in_a_day {
+                return None;
+            }
+            let is_scheduled = has("timestart") || has("weekdays");
+            match last {
+                Some(_) if !is_scheduled && has("kerneltz") => return None,
+                Some(_) if !is_scheduled => ("-m time", "expires"),
+                _ => ("-m time", "schedule"),
+            }
+        }
+        "owner" => match (text("uid-owner"), text("gid-owner")) {
+            // A key has single ids, and the process's own group.
+            (Some(ids), _) if !ids.contains('-') => ("--uid-owner", "user"),
+            (None, Some(ids)) if !ids.contains('-') && !has("suppl-groups") => {
+                ("--gid-owner", "group")
+            }
+            _ => return None,
+        },
         _ => return None,
     })
 }
 
+/// The last day of a match of times without one, as iptables prints it.
+const END_OF_TIME: &str = "2038-01-19T03:14:07";
+
 fn has_key(text: &Located<String>, option: &str, key: &str) -> Diagnostic {
     let example = match key {
         "action" => "action = \"drop\"",
+        "type" => "type = \"drop\"",
         "scope" => "scope = \"ipv4\"",
         "source" => "source = \"192.0.2.0/24\"",
         "destination" => "destination = \"192.0.2.0/24\"",
@@ -321,6 +402,7 @@ fn has_key(text: &Located<String>, option: &str, key: &str) -> Diagnostic {
         "ipset" => "ipset = \"crowdsec\"",
         "limit" => "limit = \"6/minute\"",
         "connections" => "connections = { max = 20 }",
+        "expires" => "expires = 2027-03-31",
         "schedule" => "schedule = { from = \"08:00\", until = \"18:00\" }",
         "user" => "user = 33",
         "group" => "group = 33",
@@ -336,9 +418,9 @@ fn has_key(text: &Located<String>, option: &str, key: &str) -> Diagnostic {
 
 fn refusal(
     text: &Located<String>,
-    rule: &PlannedRule,
+    lines: &Lines<'_>,
     reason: &str,
-    (family, hook, protocol): Line,
+    (family, table, chain, protocol): Line,
     declared: &Declared<'_>,
 ) -> Diagnostic {
     let tool = match family {
@@ -346,40 +428,50 @@ fn refusal(
         Family::V6 => "ip6tables-restore",
     };
     let message = format!("{tool} would refuse this match: {reason}");
+    let (what, chain_words) = match table {
+        CustomTable::Filter => ("rule", format!("{chain} of {family}")),
+        _ => (
+            "entry",
+            format!("{chain} of the {} table, {family}", table.as_str()),
+        ),
+    };
     let line = match protocol {
-        Some(protocol) => format!("the rule has lines for {protocol} in {hook} of {family}"),
-        None => format!("the rule has lines for every protocol in {hook} of {family}"),
+        Some(protocol) => format!("the {what} has lines for {protocol} in {chain_words}"),
+        None => format!("the {what} has lines for every protocol in {chain_words}"),
     };
     let mut finding = Diagnostic::error(Code::CustomRule, text.span, message).with_note(line);
-    let takes =
-        |hook, family, protocol| read(&text.value, declared, (family, hook, protocol)).is_ok();
+    let takes = |chain, family, protocol| {
+        read(&text.value, declared, (family, table, chain, protocol)).is_ok()
+    };
     let other = match family {
         Family::V4 => Family::V6,
         Family::V6 => Family::V4,
     };
-    let elsewhere = protocols(rule.service.as_deref(), rule.tcp_flags.is_some(), other);
+    let elsewhere = protocols(lines.service, lines.has_flags, other);
     if !elsewhere.is_empty()
         && elsewhere
             .iter()
-            .all(|protocol| takes(hook, other, *protocol))
+            .all(|protocol| takes(chain, other, *protocol))
     {
         finding = finding.help(format!(
-            "write `scope = \"{}\"`, and another rule for {family}",
+            "write `scope = \"{}\"`, and another {what} for {family}",
             other.keyword()
         ));
     }
-    let mut hooks = Hook::ALL.into_iter().filter(|other| *other != hook);
-    if let Some(other) = hooks.find(|other| takes(*other, family, protocol)) {
-        let places = match other {
-            Hook::Input => "`to = \"host\"`",
-            Hook::Forward => "`from` and `to` without `host`",
-            Hook::Output => "`from = \"host\"`",
-        };
-        finding = finding.help(format!("{other} takes it: write {places}"));
+    if table == CustomTable::Filter {
+        let mut hooks = Hook::ALL.into_iter().filter(|other| other.chain() != chain);
+        if let Some(other) = hooks.find(|other| takes(other.chain(), family, protocol)) {
+            let places = match other {
+                Hook::Input => "`to = \"host\"`",
+                Hook::Forward => "`from` and `to` without `host`",
+                Hook::Output => "`from = \"host\"`",
+            };
+            finding = finding.help(format!("{other} takes it: write {places}"));
+        }
     }
     let with_ports = Protocol::WITH_PORTS.into_iter();
     let mut needed =
-        with_ports.filter(|one| Some(*one) != protocol && takes(hook, family, Some(*one)));
+        with_ports.filter(|one| Some(*one) != protocol && takes(chain, family, Some(*one)));
     if let Some(needed) = needed.next() {
         finding = finding.help(format!(
             "it needs the protocol {needed}: write a `service` of {needed} only, such as `service = \"8443/{needed}\"`"

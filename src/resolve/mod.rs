@@ -42,8 +42,9 @@ use std::collections::BTreeSet;
 use crate::diag::{Code, ConcernName, Diagnostic, Sink, did_you_mean};
 use crate::net::{PerFamily, Rate};
 use crate::policy::{
-    self, Account, Action, CommandLine, ConcernLevel, DEFAULT_LOG_BURST, Definitions, LogChoice,
-    LogDestination, Order, Over, Policy, RuleLimit, RuleStage, Scope, Selection, ServiceItem,
+    self, Account, Action, CommandLine, ConcernLevel, CustomTable, DEFAULT_LOG_BURST, Definitions,
+    LogChoice, LogDestination, Order, Over, Policy, RuleLimit, RuleStage, Scope, Selection,
+    ServiceItem,
 };
 use crate::source::{Located, Span};
 
@@ -68,7 +69,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     let (mut rules, mut sound) = (Vec::new(), Vec::new());
     for written in &policy.rules {
         let errors = sink.errors();
-        let mut rule = resolver.rule(written, &defaults, sink);
+        let mut rule = resolver.rule(CustomTable::Filter, written, &defaults, sink);
         if let Some(block) = rule.within.and_then(|block| rules.get(block)) {
             in_block(&mut rule, block);
         }
@@ -159,7 +160,7 @@ pub fn question(
         addresses: addresses::Groups::new(policy, &mut Sink::new()),
         log_classes: log_classes(policy),
     };
-    let packets = resolver.rule(written, &plan.defaults, sink);
+    let packets = resolver.rule(CustomTable::Filter, written, &plan.defaults, sink);
     if written.complete && sink.errors() == errors {
         check::question(plan, &packets, written, sink);
     }
@@ -195,9 +196,10 @@ impl Resolver<'_> {
         self.policy.interfaces.iter().map(resolve).collect()
     }
 
-    /// Resolves a rule, or the packets of another entry with the keys of a rule.
+    /// Resolves a rule, or the packets of another entry with the keys of a rule, by the table that it is for.
     fn rule(
         &mut self,
+        table: CustomTable,
         rule: &policy::PolicyRule,
         defaults: &Defaults,
         sink: &mut Sink,
@@ -275,6 +277,7 @@ impl Resolver<'_> {
             original: original::resolve(self, original.as_ref(), sink),
             matches: matches::resolve(
                 self.policy,
+                table,
                 matches.as_ref(),
                 (service.as_deref(), tcp_flags.is_some()),
                 sink,

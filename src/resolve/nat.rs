@@ -28,7 +28,7 @@ pub fn resolve(
             persistent,
         } = written;
         let is_on = |flag: &Option<Located<bool>>| flag.as_ref().is_some_and(|flag| flag.value);
-        let mut packets = resolver.rule(written, defaults, sink);
+        let mut packets = resolver.rule(policy::CustomTable::Nat, written, defaults, sink);
         let Some(translation) = translation else {
             continue; // the reader reported it, so no plan comes of this policy
         };

@@ -26,7 +26,7 @@ pub fn resolve(
             // The place of the key; `treatment` has its value.
             answers: _,
         } = written;
-        let mut packets = resolver.rule(written, defaults, sink);
+        let mut packets = resolver.rule(policy::CustomTable::Raw, written, defaults, sink);
         // The reader reported the treatment, so that no plan comes of this policy.
         let Some(treatment) = treatment else {
             continue;
@@ -176,6 +176,14 @@ pub fn check(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
         let checked = Checked::new(plan, &entry.packets, &written.packets);
         checked.report_packets(plan, "raw entry", sink);
         checked.negated_masks("a raw entry", sink);
+        let from = || entry.packets.from.iter().flatten();
+        let arrives = from().any(|place| *place != Endpoint::Host);
+        let sends = from().any(|place| *place == Endpoint::Host);
+        let chains = [("PREROUTING", arrives), ("OUTPUT", sends)].into_iter();
+        let chains = chains.filter(|(_, has_lines)| *has_lines);
+        let chains = chains.map(|(chain, _)| chain).collect();
+        let lines = (policy::CustomTable::Raw, chains, false);
+        checked.matches_in(policy, lines, sink);
         match &entry.treatment {
             Treatment::NoTrack { answers } => {
                 places(plan, entry, written, sink);
@@ -262,6 +270,15 @@ fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &m
     };
     let packets = &entry.packets;
     if !(forwards(&packets.from) && forwards(&packets.to)) {
+        return;
+    }
+    if let Some(name) = written.packets.not_from.iter().flatten().next() {
+        let message = "the raw table does not show by which device the replies leave, and this leaves devices out";
+        sink.report(
+            Diagnostic::error(Code::NotrackPlace, name.span, message)
+                .help("name in `from` interfaces with `networks`, or write `from = \"any\"` and the addresses")
+                .help("`from` can be negated where `to` is only `host`"),
+        );
         return;
     }
     let sides = [

@@ -5,7 +5,7 @@ use super::well_formed::Sound;
 use super::{Resolver, addresses};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::State;
-use crate::policy::{Assume, Expect, GroupKind, Policy};
+use crate::policy::{Assume, CustomTable, Expect, GroupKind, Policy};
 use crate::source::Located;
 
 /// Resolves every test. Also returns for each whether it can be checked.
@@ -18,7 +18,7 @@ pub fn resolve(
     let policy = resolver.policy;
     let tests = policy.tests.iter().map(|written| {
         let errors = sink.errors();
-        let mut packets = resolver.rule(&written.packets, defaults, sink);
+        let mut packets = resolver.rule(CustomTable::Filter, &written.packets, defaults, sink);
         packets.state.get_or_insert_with(|| [State::New].into());
         let empty = written
             .assume

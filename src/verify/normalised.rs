@@ -168,7 +168,7 @@ impl Normalised {
                 && let [asked, behind @ ..] = behind
             {
                 // The first match records every packet that reaches it, and holds.
-                let bucket = buckets.of_list(asked, base, &window);
+                let bucket = buckets.of_list(asked, (table.name, base), &window);
                 let within = Condition::Within(bucket, whole(window, buckets.torn));
                 matches.push(within.as_match(beyond));
                 replaced.push((condition.clone(), Vec::new()));
@@ -235,13 +235,12 @@ impl Normalised {
         torn: &HashSet<String>,
         custom: &impl Fn(TableName, &str, &Rule) -> bool,
     ) {
-        let tables = self.ruleset.tables.iter_mut();
-        for table in tables.filter(|table| table.name == TableName::Filter) {
+        for table in &mut self.ruleset.tables {
             let order: Vec<_> = in_order(table).into_iter().map(|(_, id)| id).collect();
             let several = on_several_paths(table);
             for id in order {
                 let chain = &table.chains[id.chain];
-                if custom(TableName::Filter, &chain.name, &chain.rules[id.rule]) {
+                if custom(table.name, &chain.name, &chain.rules[id.rule]) {
                     continue;
                 }
                 let rule = &mut table.chains[id.chain].rules[id.rule];
@@ -306,18 +305,28 @@ impl<'t> Buckets<'t> {
     }
 
     /// Returns the bucket of a limit in a window: the list of its `recent` match.
-    fn of_list(&mut self, condition: &Match, base: &str, limit: &RateLimit) -> Bucket {
+    fn of_list(
+        &mut self,
+        condition: &Match,
+        place: (TableName, &str),
+        limit: &RateLimit,
+    ) -> Bucket {
         let name = match condition {
             Match::Other(module) => own_list(module),
             _ => None,
         };
-        self.of_table(name, base, limit)
+        self.of_table(name, place, limit)
     }
 
     /// Returns the next bucket, or that of a table which was seen before. Rules that share a limit of the policy ask it one after
     /// the other: each has an answer of its own.
-    fn of_table(&mut self, name: Option<&str>, base: &str, limit: &RateLimit) -> Bucket {
-        let bucket = next(&mut self.limits, base);
+    fn of_table(
+        &mut self,
+        name: Option<&str>,
+        (table, base): (TableName, &str),
+        limit: &RateLimit,
+    ) -> Bucket {
+        let bucket = next(&mut self.limits, table, base);
         match name.filter(|_| limit.shared.is_none()) {
             Some(name) => self.named.entry(name.to_owned()).or_insert(bucket).clone(),
             None => bucket,
@@ -331,7 +340,7 @@ impl<'t> Buckets<'t> {
         base: &str,
         family: Family,
     ) -> Translated {
-        let next = |counts: &mut HashMap<String, usize>| next(counts, base);
+        let next = |counts: &mut HashMap<String, usize>| next(counts, table, base);
         if let Some((most, counted, beyond)) = Condition::connections(condition) {
             let bucket = next(&mut self.connections);
             return Some(vec![(
@@ -342,7 +351,12 @@ impl<'t> Buckets<'t> {
         if let Some(every) = Condition::turn(condition)
             && table == TableName::Nat
         {
-            let bucket = next(&mut self.turns);
+            let count = self.turns.entry(base.to_owned()).or_default();
+            *count += 1;
+            let bucket = Bucket {
+                chain: base.to_owned(),
+                place: *count - 1,
+            };
             return Some(vec![(Condition::Turn(bucket, every), false)]);
         }
         let Some((rated, beyond)) = RateLimit::of_match(condition, family) else {
@@ -356,7 +370,7 @@ impl<'t> Buckets<'t> {
             Match::Other(module) => module.setting("hashlimit-name").map(|name| &*name.value),
             _ => None,
         };
-        let bucket = self.of_table(name, base, &rated);
+        let bucket = self.of_table(name, (table, base), &rated);
         let within = Condition::Within(bucket, whole(rated, self.torn));
         Some(vec![(within, beyond)])
     }
@@ -388,13 +402,10 @@ fn whole(limit: RateLimit, torn: &HashSet<String>) -> RateLimit {
 }
 
 /// Returns the next counter of a kind in a base chain.
-fn next(counts: &mut HashMap<String, usize>, base: &str) -> Bucket {
+fn next(counts: &mut HashMap<String, usize>, table: TableName, base: &str) -> Bucket {
     let count = counts.entry(base.to_owned()).or_default();
     *count += 1;
-    Bucket {
-        chain: base.to_owned(),
-        place: *count - 1,
-    }
+    Bucket::of_table(table, base, *count - 1)
 }
 
 /// Returns the chains that packets can reach by several paths: from rules that are not directly below each other, or from

@@ -71,8 +71,10 @@ pub enum DisagreementKind {
     },
     /// The number of limits for a log line differs. Each limit has a bucket of its own, so two of them allow twice the rate.
     Buckets {
-        /// The hook.
-        hook: Hook,
+        /// The table.
+        table: TableName,
+        /// The base chain.
+        chain: BaseChain,
         /// The log line.
         line: LogLine,
         /// The number of limits in the policy.

@@ -7,7 +7,7 @@ use super::tests::TestOutcome;
 use super::translated::{ComparedTranslation, shown};
 use super::walkers::{Actual, ComparedEffects, ComparedWalk, Expected};
 use crate::diag::{Code, Diagnostic};
-use crate::iptables;
+use crate::iptables::{self, TableName};
 use crate::policy::{CustomPosition, DecidedBy, Policy, PolicyVerdict, RejectAnswer};
 use crate::resolve::PlannedTest;
 
@@ -27,14 +27,21 @@ impl Disagreement {
             }
             DisagreementKind::Translation(translated) => self.about_translation(translated, policy),
             DisagreementKind::Buckets {
-                hook,
+                table,
+                chain,
                 line,
                 wanted,
                 found,
-            } => structural(format!(
-                "in {hook} the log line `{}` has {found} separate limits, but the policy has {wanted}",
-                line.prefix
-            )),
+            } => {
+                let chain = match table {
+                    TableName::Filter => chain.as_str().to_owned(),
+                    _ => format!("{} of the {} table", chain.as_str(), table.as_str()),
+                };
+                structural(format!(
+                    "in {chain} the log line `{}` has {found} separate limits, but the policy has {wanted}",
+                    line.prefix
+                ))
+            }
             // An effect of a custom rule has no line.
             DisagreementKind::UnexpectedLog(0, text) => {
                 structural(format!("no log class of the policy produces `{text}`"))

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::iptables::{MarkMask, Module, Target};
-use crate::net::MarkMatch;
+use super::logging::{LogLine, is_log};
+use crate::iptables::{MarkMask, Module, Rule, Target};
+use crate::net::{Family, MarkMatch};
 use crate::policy::{HopLimitChange, MangleChange, Proxy};
 
 /// An effect on a packet.
@@ -18,6 +19,8 @@ pub enum SideEffect {
     Helper(String),
     /// `antispoof`, or an entry of `[[raw]]` or `[[mangle]]` that drops.
     Drop,
+    /// A log line of an entry.
+    Log(LogLine),
     /// A target that no policy produces, as `iptables-save` prints it.
     Strange(String),
 }
@@ -29,7 +32,8 @@ impl SideEffect {
             self,
             Self::Change(MangleChange::HopLimit(
                 HopLimitChange::Increase(_) | HopLimitChange::Decrease(_)
-            )) | Self::Strange(_)
+            )) | Self::Log(_)
+                | Self::Strange(_)
         )
     }
 
@@ -38,6 +42,18 @@ impl SideEffect {
         let mut all: Vec<Self> = effects.into_iter().collect();
         all.dedup_by(|next, one| next == one && one.is_idempotent());
         all
+    }
+
+    /// Returns the effect of a rule; `None` if it leaves the packet as it is. Translations are compared by themselves.
+    pub fn of_rule(rule: &Rule, family: Family) -> Option<Self> {
+        if let Target::Nat(_) = rule.target {
+            return None;
+        }
+        let line = LogLine::of_rule(rule, family).filter(|_| is_log(&rule.target));
+        match line {
+            Some(line) => Some(Self::Log(line)),
+            None => Self::of_target(&rule.target),
+        }
     }
 
     /// Returns the effect of a target; `None` if it leaves the packet as it is.
@@ -126,6 +142,7 @@ impl fmt::Display for SideEffect {
             Self::NoTrack => out.write_str("do not track"),
             Self::Helper(name) => write!(out, "assign the helper {name}"),
             Self::Drop => out.write_str("drop"),
+            Self::Log(line) => write!(out, "log with the prefix `{}`", line.prefix),
             Self::Strange(text) => out.write_str(text),
         }
     }

@@ -8,6 +8,7 @@ use super::logging::{LogLine, is_limit, is_log};
 use super::normalised::{Normalised, leaves_to_others};
 use super::side_effects::SideEffect;
 use super::spec::Spec;
+use super::spec::connection::Counted;
 use super::spec::custom::Customs;
 use super::spec::matching::in_set;
 use crate::analysis::BaseChain;
@@ -16,8 +17,8 @@ use crate::iptables::{
 };
 use crate::net::{AddressRange, Family, Hook, IntervalSet, Packet, address_of, number_of};
 use crate::policy::{
-    self, Circumstance, CustomPosition, DecidedBy, Decision, MangleChange, Moment, Policy,
-    RawTreatment, RejectAnswer, Treatment,
+    self, Circumstance, CustomPosition, DecidedBy, Decision, MangleChange, Moment, NatChain,
+    Policy, PolicyRule, RawTreatment, RejectAnswer, Treatment,
 };
 use crate::source::{Located, Span};
 
@@ -130,7 +131,8 @@ impl Walkers<'_> {
         })
     }
 
-    /// Walks a packet through a base chain of the raw or the mangle table, by policy and by rules.
+    /// Walks a packet through a base chain of the raw, mangle or nat table, by policy and by rules. Translations are not
+    /// among the effects.
     pub fn treat(
         &self,
         packet: &Packet,
@@ -143,6 +145,10 @@ impl Walkers<'_> {
             BaseChain::Input | BaseChain::Forward | BaseChain::Output => Moment::Hook,
         };
         let circumstance = |asked: Circumstance<'_>| self.circumstance(packet, asked, holds);
+        let log = |written: &PolicyRule| {
+            let line = LogLine::of_policy(self.policy, &policy::entry_log(written)?, packet.family);
+            Some((SideEffect::Log(line), written.span))
+        };
         let by_policy: Vec<(SideEffect, Span)> = if table == TableName::Raw {
             let helper = |helper: &policy::Helper| SideEffect::Helper(helper.name().to_owned());
             let antispoof = || {
@@ -164,8 +170,28 @@ impl Walkers<'_> {
                     Some((effect, entry.span))
                 }
             };
-            let treatments = policy::raw(self.policy, packet, &circumstance);
-            treatments.into_iter().filter_map(effect).collect()
+            let treatments = policy::raw(self.policy, packet, &circumstance).into_iter();
+            let effects = treatments.flat_map(|treatment| {
+                let entry = match &treatment {
+                    RawTreatment::Entry(index) => self.policy.raw.get(*index),
+                    RawTreatment::Antispoof | RawTreatment::Service(..) => None,
+                };
+                let log = entry.and_then(|entry| log(&entry.packets));
+                [log, effect(treatment)]
+            });
+            effects.flatten().collect()
+        } else if table == TableName::Nat {
+            let of_chain = match chain {
+                BaseChain::Prerouting => Some(NatChain::Prerouting),
+                BaseChain::Output => Some(NatChain::Output),
+                BaseChain::Postrouting => Some(NatChain::Postrouting),
+                BaseChain::Input | BaseChain::Forward => None,
+            };
+            let logs = of_chain.and_then(|chain| {
+                let entry = policy::nat_entry_when(self.policy, packet, chain, &circumstance)?;
+                log(&self.policy.nat.get(entry)?.packets)
+            });
+            logs.into_iter().collect()
         } else {
             let mangled = policy::mangle(self.policy, packet, 0, moment, &circumstance);
             let entries = mangled.entries.iter();
@@ -177,7 +203,8 @@ impl Walkers<'_> {
                 };
                 Some((effect, entry.span))
             };
-            entries.filter_map(change).collect()
+            let effects = entries.flat_map(|entry| [log(&entry.packets), change(entry)]);
+            effects.flatten().collect()
         };
         let ruleset = seen_from(self.ruleset, table, chain, packet.hook);
         let walk = self.walked(table, &ruleset, packet, holds)?;
@@ -197,7 +224,8 @@ impl Walkers<'_> {
             rules: counted
                 .filter_map(|rule| {
                     let text = rule.to_text(ruleset.family);
-                    Some((SideEffect::of_target(&rule.target)?, rule.line, text))
+                    let effect = SideEffect::of_rule(rule, ruleset.family)?;
+                    Some((effect, rule.line, text))
                 })
                 .chain(dropped)
                 .collect(),
@@ -273,17 +301,17 @@ impl Walkers<'_> {
         text: &Located<String>,
         holds: &dyn Fn(&Condition) -> bool,
     ) -> bool {
-        let mut rules = self.policy.rules.iter();
-        let is_own = |written: &Located<String>| written.span == text.span;
-        let index = rules.position(|rule| rule.matches.as_ref().is_some_and(is_own));
-        let counted = index.and_then(|index| self.spec.counted.get(&(packet.hook, index)));
+        let is_own = |rule: &PolicyRule| {
+            rule.matches
+                .as_ref()
+                .is_some_and(|own| own.span == text.span)
+        };
+        let counted = self.counted(packet.hook, &is_own);
         let count = |condition: &iptables::Match| {
             let text = condition.to_text(packet.family);
-            let is_same =
-                |one: &&Condition| matches!(one, Condition::Counting(_, own) if *own == text);
-            let mut same = counted?.iter().filter(is_same).peekable();
+            let mut same = counted.iter().filter(|(own, ..)| *own == text).peekable();
             same.peek()?;
-            Some(same.all(holds))
+            Some(same.all(|(_, condition, negated)| holds(condition) != *negated))
         };
         self.rule_holds(packet, &text.value, &|condition| {
             let of_policy = Condition::of_match(condition).map(|all| {
@@ -292,6 +320,46 @@ impl Walkers<'_> {
             });
             of_policy.or_else(|| count(condition))
         })
+    }
+
+    /// Returns the matches that count of a rule or entry, for packets of a hook: of an entry a packet passes one base chain.
+    fn counted(&self, hook: Hook, is_own: &dyn Fn(&PolicyRule) -> bool) -> Vec<Counted> {
+        let policy = self.policy;
+        if let Some(index) = policy.rules.iter().position(is_own) {
+            let conditions = self.spec.counted.get(&(hook, index)).into_iter().flatten();
+            let counted = conditions.filter_map(|condition| match condition {
+                Condition::Counting(_, text) => Some((text.clone(), condition.clone(), false)),
+                _ => None,
+            });
+            return counted.collect();
+        }
+        let nat = policy.nat.iter().position(|entry| is_own(&entry.packets));
+        let mangle = policy
+            .mangle
+            .iter()
+            .position(|entry| is_own(&entry.packets));
+        let raw = policy.raw.iter().position(|entry| is_own(&entry.packets));
+        let tables = [
+            (TableName::Nat, nat),
+            (TableName::Mangle, mangle),
+            (TableName::Raw, raw),
+        ];
+        let chains: &[BaseChain] = match hook {
+            Hook::Input => &[BaseChain::Prerouting, BaseChain::Input],
+            Hook::Forward => &[
+                BaseChain::Prerouting,
+                BaseChain::Forward,
+                BaseChain::Postrouting,
+            ],
+            Hook::Output => &[BaseChain::Output, BaseChain::Postrouting],
+        };
+        for (table, index) in tables {
+            let Some(index) = index else { continue };
+            let mut places = chains.iter().map(|chain| (table, *chain, index));
+            let counted = places.find_map(|place| self.spec.counted_by_entries.get(&place));
+            return counted.cloned().unwrap_or_default();
+        }
+        Vec::new()
     }
 
     /// Returns `true` if an option of `-m conntrack` holds for the connection of a packet.
@@ -306,12 +374,8 @@ impl Walkers<'_> {
         matches: &str,
         known: &dyn Fn(&iptables::Match) -> Option<bool>,
     ) -> bool {
-        let (chain, protocol) = (packet.hook.chain(), packet.protocol);
-        let text = format!(
-            "*filter\n:{chain} ACCEPT [0:0]\n-A {chain} -p {protocol} {matches} -j ACCEPT\nCOMMIT\n"
-        );
-        // The rule has lines only in families and for protocols with which iptables takes the matches.
-        let Ok(rules) = Ruleset::from_text(&text, packet.family) else {
+        // The rule has lines only in families and chains, and for protocols, with which iptables takes the matches.
+        let Some(rules) = alone_in_filter(packet, matches) else {
             return false;
         };
         let mut answer = |id: RuleId, condition: &iptables::Match| {
@@ -450,6 +514,44 @@ impl Walkers<'_> {
             &mut answer,
         )
     }
+}
+
+/// Returns a rule with some matches in the chain of a packet's hook of the filter table; `None` if no table takes them. A match may
+/// exist in some tables and chains only, but means the same in each.
+fn alone_in_filter(packet: &Packet, matches: &str) -> Option<Ruleset> {
+    let places = [
+        TableName::Filter,
+        TableName::Mangle,
+        TableName::Raw,
+        TableName::Nat,
+    ];
+    let chains = [
+        packet.hook.chain(),
+        "PREROUTING",
+        "POSTROUTING",
+        "INPUT",
+        "FORWARD",
+        "OUTPUT",
+    ];
+    let mut places = places
+        .into_iter()
+        .flat_map(|table| chains.map(|chain| (table, chain)));
+    places.find_map(|(name, chain)| {
+        let text = format!(
+            "*{}\n:{chain} ACCEPT [0:0]\n-A {chain} -p {} {matches} -j ACCEPT\nCOMMIT\n",
+            name.as_str(),
+            packet.protocol
+        );
+        let mut rules = Ruleset::from_text(&text, packet.family).ok()?;
+        for table in &mut rules.tables {
+            table.name = TableName::Filter;
+            table.chains.retain(|own| &*own.name == chain);
+            for own in &mut table.chains {
+                own.name = packet.hook.chain().into();
+            }
+        }
+        Some(rules)
+    })
 }
 
 pub(super) fn rule_of(ruleset: &Ruleset, table: TableName, id: RuleId) -> Option<&iptables::Rule> {

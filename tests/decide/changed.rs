@@ -4,7 +4,7 @@ use fwc::analysis::BaseChain;
 use fwc::internals::verify::SideEffect;
 use fwc::iptables::{Ruleset, TableName};
 use fwc::net::{Hook, Packet};
-use fwc::policy::{self, Circumstance, MangleChange, Moment, RawTreatment, Treatment};
+use fwc::policy::{self, Circumstance, MangleChange, Moment, PolicyRule, RawTreatment, Treatment};
 
 use crate::views::Compiled;
 
@@ -34,10 +34,13 @@ pub fn asked(compiled: &Compiled, packet: &Packet) -> [Vec<SideEffect>; 2] {
     CHAINS.map(|(_, moment)| {
         let mangled = policy::mangle(&compiled.policy, packet, 0, moment, &usual);
         let entries = mangled.entries.iter();
-        let changes = entries.map(|entry| compiled.policy.mangle[*entry].change.as_ref().unwrap());
-        SideEffect::once(changes.map(|change| match change.value {
-            MangleChange::Drop => SideEffect::Drop,
-            change => SideEffect::Change(change),
+        let entries = entries.map(|entry| &compiled.policy.mangle[*entry]);
+        SideEffect::once(entries.flat_map(|entry| {
+            let change = match entry.change.as_ref().unwrap().value {
+                MangleChange::Drop => SideEffect::Drop,
+                change => SideEffect::Change(change),
+            };
+            log_of(&entry.packets).into_iter().chain([change])
         }))
     })
 }
@@ -55,17 +58,25 @@ pub fn asked_early(compiled: &Compiled, packet: &Packet) -> Vec<SideEffect> {
     let usual = |one: Circumstance<'_>| one.usual();
     let helper = |helper: &policy::Helper| SideEffect::Helper(helper.name().to_owned());
     let treatments = policy::raw(&compiled.policy, packet, &usual).into_iter();
-    SideEffect::once(treatments.map(|treatment| match treatment {
-        RawTreatment::Antispoof => SideEffect::Drop,
-        RawTreatment::Service(_, of_service) => helper(of_service),
+    SideEffect::once(treatments.flat_map(|treatment| match treatment {
+        RawTreatment::Antispoof => vec![SideEffect::Drop],
+        RawTreatment::Service(_, of_service) => vec![helper(of_service)],
         RawTreatment::Entry(entry) => {
-            match &compiled.policy.raw[entry].treatment.as_ref().unwrap().value {
+            let entry = &compiled.policy.raw[entry];
+            let does = match &entry.treatment.as_ref().unwrap().value {
                 Treatment::NoTrack { .. } => SideEffect::NoTrack,
                 Treatment::Helper(of_entry) => helper(of_entry),
                 Treatment::Drop => SideEffect::Drop,
-            }
+            };
+            let all = log_of(&entry.packets).into_iter().chain([does]);
+            all.collect()
         }
     }))
+}
+
+/// A log of an entry; which class it has is for the proof.
+fn log_of(packets: &PolicyRule) -> Option<SideEffect> {
+    policy::entry_log(packets).map(|_| SideEffect::Strange("log".to_owned()))
 }
 
 fn acts(
@@ -77,9 +88,13 @@ fn acts(
     let walk = compiled.walk_table(ruleset, table, packet);
     let chains = &ruleset.table(table).unwrap().chains;
     let counted = walk.counted.iter();
-    SideEffect::once(
-        counted.filter_map(|id| SideEffect::of_target(&chains[id.chain].rules[id.rule].target)),
-    )
+    SideEffect::once(counted.filter_map(|id| {
+        let rule = &chains[id.chain].rules[id.rule];
+        match SideEffect::of_rule(rule, ruleset.family)? {
+            SideEffect::Log(_) => Some(SideEffect::Strange("log".to_owned())),
+            other => Some(other),
+        }
+    }))
 }
 
 /// The rules with PREROUTING in the place of the hook's chain: a packet is known by one hook only.

@@ -46,13 +46,21 @@ pub const MATCHES: [&str; 2] = [
     "-m conntrack ! --ctstate DNAT",
 ];
 
-/// Returns `true` if one of [`MATCHES`] holds for a packet.
+/// Matches of iptables that hold for no packet, for `match` of entries; the last one counts.
+const NEVER: [&str; 3] = [
+    "-m length --length 1:10",
+    "-m string --algo bm --string nothing-says-this",
+    "-m recent --name nobody --rcheck",
+];
+
+/// Returns `true` if one of [`MATCHES`] or [`NEVER`] holds for a packet.
 pub fn matches_hold(text: &str, packet: &Packet) -> bool {
     let is_tracked = !matches!(packet.state, State::Invalid | State::Untracked);
     let is_translated = is_tracked && packet.translated.destination;
     match MATCHES.iter().position(|one| *one == text) {
         Some(0) => is_translated,
         Some(1) => !is_translated,
+        _ if NEVER.contains(&text) => false,
         _ => panic!("no generated match: {text}"),
     }
 }
@@ -179,6 +187,7 @@ pub fn sample(random: &mut Random) -> Sample {
     sample.blocks(&mut Random(random.0.rotate_left(37)));
     sample.helpers(&mut Random(random.0.rotate_left(17)), &places, &groups);
     sample.defaults_in_part(&mut Random(random.0.rotate_left(29)));
+    sample.more_of_entries(&mut Random(random.0.rotate_left(41)));
     sample
 }
 
@@ -225,6 +234,38 @@ impl Sample {
             base.checked_add(size),
         ] {
             at.extend(near.filter(|number| *number <= family.last_address()));
+        }
+    }
+
+    /// Logs, matches of iptables and negations of some entries of nat, mangle and raw.
+    fn more_of_entries(&mut self, random: &mut Random) {
+        let text = std::mem::take(&mut self.text);
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let end = rest[1..].find("\n[").map_or(rest.len(), |at| at + 2);
+            let (section, after) = rest.split_at(end);
+            rest = after;
+            let heads = ["[[nat]]", "[[mangle]]", "[[raw]]"];
+            let is_entry = heads.iter().any(|head| section.starts_with(head)) && random.once_in(2);
+            for line in section.lines() {
+                let negated = line.split_once(" = [").filter(|(key, names)| {
+                    ["from", "to", "service"].contains(key)
+                        && !names.contains("\"any\"")
+                        && !names.contains("\"host\"")
+                });
+                match negated.filter(|_| is_entry && random.once_in(3)) {
+                    Some((key, names)) => self.line(&format!("{key} = {{ not = [{names} }}")),
+                    None => self.line(line),
+                }
+            }
+            if is_entry && random.once_in(2) {
+                let class = *random.pick(&["true", "\"audit\""]);
+                self.line(&format!("log = {class}"));
+            }
+            if is_entry && random.once_in(4) {
+                let matches = random.pick(&NEVER);
+                self.line(&format!("match = {matches:?}"));
+            }
         }
     }
 

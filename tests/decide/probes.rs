@@ -62,7 +62,10 @@ fn judge(policy: &Policy, case: &Case) -> Result<(), Failed> {
     for (number, probe) in (1..).zip(&case.probes) {
         let (circumstances, packet) = (probe.circumstances()?, probe.packet()?);
         if let Some((chain, expected)) = probe.translation()? {
-            let holds = |it: Circumstance<'_>| holds(policy, &circumstances, it, &packet);
+            let holds = |it: Circumstance<'_>| match it {
+                Circumstance::Matches(text) => hold(&text.value, &circumstances, &packet),
+                it => holds(policy, &circumstances, it, &packet),
+            };
             let end = policy::translate_when(policy, &packet, chain, &holds);
             if made(end) != expected {
                 let why = &probe.why;

@@ -16,7 +16,7 @@ use crate::treated::{Line, SERVER};
 /// One test for each table and backend.
 pub fn all() -> Vec<Trial> {
     type Body = fn(Backend) -> Result<(), String>;
-    let tests: [(&str, Body); 2] = [("mangle", mangle), ("raw", raw)];
+    let tests: [(&str, Body); 3] = [("mangle", mangle), ("raw", raw), ("more", more)];
     let mut trials = Vec::new();
     for (name, body) in tests {
         for backend in Backend::ALL {
@@ -299,11 +299,175 @@ fn raw(backend: Backend) -> Result<(), String> {
     Ok(())
 }
 
+const MORE: &str = r#"
+[zones]
+servers = { interfaces = "wan", networks = ["192.0.2.0/24", "2001:db8::/64"] }
+others = { interfaces = "wan", networks = ["198.51.100.0/24", "2001:db8:51::/48"] }
+[log.seen]
+target = "NFLOG"
+rate = false
+[[mangle]]
+name = "by others than wan"
+type = "mark"
+set = "0x1/0x1"
+from = "!wan"
+to = "wan"
+log = "seen"
+[[mangle]]
+name = "by others than lan"
+type = "mark"
+set = "0x1/0x1"
+from = "!lan"
+service = "http"
+log = "seen"
+[[mangle]]
+name = "neither to lan nor to the others"
+type = "mark"
+set = "0x1/0x1"
+from = "lan"
+to = { not = ["lan", "others"] }
+[[mangle]]
+name = "neither to lan nor to the servers"
+type = "mark"
+set = "0x1/0x1"
+from = "lan"
+to = { not = ["lan", "servers"] }
+log = "seen"
+[[mangle]]
+name = "neither telnet nor dns"
+type = "mark"
+set = "0x1/0x1"
+from = "lan"
+service = { not = ["telnet", "dns"] }
+[[mangle]]
+name = "neither http nor dns"
+type = "mark"
+set = "0x1/0x1"
+from = "lan"
+service = { not = ["http", "dns", "icmpv6"] }
+log = "seen"
+[[mangle]]
+name = "of two lines"
+type = "ttl"
+increase = 1
+from = "lan"
+to = "wan"
+service = ["80-81/tcp", "81/udp"]
+match = "-m length --length 40:1500"
+log = "seen"
+[[mangle]]
+name = "of a short packet"
+type = "mark"
+set = "0x1/0x1"
+from = "lan"
+to = "wan"
+match = "-m length --length 0:39"
+log = "seen"
+[[mangle]]
+name = "every packet"
+type = "mark"
+set = "0x1/0x1"
+from = { not = ["wan"] }
+to = "wan"
+source = ["10.1.0.8/29", "2001:db8:1::8/125", "10.77.0.0/16"]
+match = "-m statistic --mode nth --every 1 --packet 0"
+log = "seen"
+[[mangle]]
+name = "an answer, too"
+type = "clamp-mss"
+set = 1200
+from = { not = ["wan"] }
+to = { not = ["lan", "others"] }
+log = "seen"
+[[raw]]
+name = "read"
+type = "helper"
+helper = "ftp"
+from = "!wan"
+to = "any"
+service = "80/tcp"
+log = "seen"
+[[raw]]
+name = "not read"
+type = "helper"
+helper = "ftp"
+from = "!lan"
+to = "any"
+service = "80/tcp"
+[[raw]]
+name = "dropped by nobody"
+type = "drop"
+from = { not = ["lan", "others"] }
+service = { not = ["http", "icmpv6"] }
+source = ["10.1.0.0/24", "2001:db8:1::/64"]
+log = "seen"
+[[nat]]
+name = "not kept"
+type = "no-snat"
+to = "!wan"
+log = "seen"
+[[nat]]
+name = "kept"
+type = "no-snat"
+to = { not = ["lan", "others"] }
+service = "!dns"
+match = "-m length --length 40:1500"
+log = "seen"
+"#;
+
+/// Negated places and services, matches of iptables, and logs, of entries in all tables.
+fn more(backend: Backend) -> Result<(), String> {
+    let line = Line::new()?;
+    line.load(backend, &format!("{POLICY}{MORE}"))?;
+    for (family, server) in Family::ALL.into_iter().zip(SERVER) {
+        let address: IpAddr = server.parse().map_err(|_| "an address")?;
+        let address = SocketAddr::new(address, 80);
+        let does = [
+            "-j MARK",
+            "-j TTL",
+            "-j HL",
+            "-j TCPMSS",
+            "-j CT",
+            "-j DROP",
+            "-j ACCEPT",
+        ];
+        let logged = [
+            "by others than wan",
+            "of two lines",
+            "every packet",
+            "an answer, too",
+            "read",
+            "kept",
+        ];
+        let always = [
+            &logged[..],
+            &["neither to lan nor to the others", "neither telnet nor dns"],
+        ];
+        let call = || tcp(&line.client, &line.server, address);
+        let counted = counted_by(&line, backend, family, &does, call)?;
+        holds(family, &counted, &always.concat(), &[])?;
+        let counted = counted_by(&line, backend, family, &["-j NFLOG"], call)?;
+        holds(family, &counted, &logged, &[])?;
+    }
+    Ok(())
+}
+
 /// The entries that counted packets of a call, which has to be answered.
 fn counted(
     line: &Line,
     backend: Backend,
     family: Family,
+    call: impl FnOnce() -> Result<Reply, String>,
+) -> Result<BTreeSet<String>, String> {
+    counted_by(line, backend, family, &[""], call)
+}
+
+/// The same, by lines with one of some targets.
+fn counted_by(
+    line: &Line,
+    backend: Backend,
+    family: Family,
+    targets: &[&str],
     call: impl FnOnce() -> Result<Reply, String>,
 ) -> Result<BTreeSet<String>, String> {
     let count = || -> Result<Counters, String> {
@@ -316,6 +480,8 @@ fn counted(
         return Err(format!("{family}: {reply}"));
     }
     let counted = count()?.since(&before)?.into_iter();
+    let is_asked = |text: &str| targets.iter().any(|target| text.contains(target));
+    let counted = counted.filter(|counter| is_asked(&counter.text));
     let names = counted.filter_map(|counter| {
         let (_, rest) = counter.text.split_once("\"fwc:")?;
         Some(rest.split_once('"')?.0.to_owned())

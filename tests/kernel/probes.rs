@@ -231,9 +231,9 @@ fn is_never_invalid(packet: &Packet) -> bool {
 fn comparable(matched: &[String]) -> BTreeSet<String> {
     let is_compared = |line: &&String| line.starts_with("-A ") && !line.contains(" -j LOG");
     let lines = matched.iter().filter(is_compared);
-    // The walk finds the raw table's rules in INPUT.
+    // The walk finds the chains of the raw table under the name of INPUT.
     lines
-        .map(|line| line.replace("-A PREROUTING", "-A INPUT"))
+        .map(|line| line.replace("PREROUTING", "INPUT"))
         // A line that only counts everything ends with its chain.
         .map(|line| line.trim_end().to_owned())
         .collect()

@@ -1,7 +1,10 @@
 //! Expands what nat entries accept in the filter table, which sees packets with their new destination.
 
+use std::collections::BTreeMap;
+
 use super::{Entry, HairpinClients, protocol_of};
-use crate::expand::context::{LineContext, NegatableContext};
+use crate::expand::context::{ChainContext, LineContext, NegatableContext};
+use crate::expand::entries::{EntryChains, EntryPart};
 use crate::expand::hooks::{HookPath, HookSide};
 use crate::expand::rules;
 use crate::net::{AddressRange, AddressSet, Hook, IntervalSet, PortRange};
@@ -20,6 +23,7 @@ impl<'p> Entry<'p> {
             tcp_flags: None,
             user: None,
             group: None,
+            matches: None,
             ..self.packets.clone()
         };
         let with_port = |port: PortRange| {
@@ -78,7 +82,11 @@ impl<'p> Entry<'p> {
 
     /// Returns the lines that accept translated packets in a hook. `--ctstate DNAT` keeps out packets that were sent to a
     /// backend directly.
-    pub(super) fn accepts(&self, hook: Hook) -> Vec<LineContext> {
+    pub(super) fn accepts(
+        &self,
+        hook: Hook,
+        own: &mut BTreeMap<String, ChainContext>,
+    ) -> Vec<LineContext> {
         let accept = match *self.translation {
             PlannedTranslation::Dnat { accept, .. }
             | PlannedTranslation::Redirect { accept, .. } => accept,
@@ -108,13 +116,24 @@ impl<'p> Entry<'p> {
         };
         let comes_back = hook == Hook::Input && self.is_from_host() && self.is_to_host();
         if comes_back && !paths.iter().any(from_anywhere) {
-            let own = accepting(&self.to_this_host()).into_iter();
-            lines.extend(own.map(|line| LineContext {
+            let looped = accepting(&self.to_this_host()).into_iter();
+            lines.extend(looped.map(|line| LineContext {
                 in_device: Some(NegatableContext::plain("lo".to_owned())),
                 ..line
             }));
         }
-        lines
+        let part = EntryPart {
+            lines,
+            exceptions: rules::exceptions(self.plan, self.packets, self.family, &self.origin),
+            counting: None,
+        };
+        // The nat table logs the packets of the entry.
+        let chains = EntryChains {
+            packets: self.packets,
+            chain: hook.chain(),
+            log: None,
+        };
+        chains.place(vec![part], own)
     }
 
     fn is_from_host(&self) -> bool {

@@ -28,7 +28,7 @@ impl<'p> Entry<'p> {
                 let rule = PlannedRule {
                     service: service.clone(),
                     destination,
-                    ..self.packets.clone()
+                    ..self.seen_in(chain)
                 };
                 lines.extend(self.matching(&rule, &path));
             }

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::context::{ChainContext, GroupContext, LineContext, NatTargetContext};
+use super::entries::{EntryChains, EntryPart, counting, log_of};
 use super::hooks::{HookSide, side};
 use super::origin::LineOrigin;
+use super::rules;
 use crate::net::{AddressRange, AddressSet, Family, Hook, Protocol, address_of, prefix_length};
 use crate::policy::NatEnd;
 use crate::resolve::{
@@ -32,7 +34,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
         .collect();
     for entry in entries(plan, family) {
         for chain in &mut chains {
-            let lines = entry.lines(&chain.name, &mut own);
+            let lines = entry.placed(&chain.name, &mut own);
             if !lines.is_empty() {
                 chain
                     .groups
@@ -45,10 +47,15 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
 }
 
 /// Returns the lines by which the entries accept translated packets in a hook of the filter table.
-pub fn accepts(plan: &Plan, family: Family, hook: Hook) -> Vec<GroupContext> {
+pub fn accepts(
+    plan: &Plan,
+    family: Family,
+    hook: Hook,
+    own: &mut BTreeMap<String, ChainContext>,
+) -> Vec<GroupContext> {
     let groups = entries(plan, family).map(|entry| GroupContext {
         label: format!("accepted by {}", entry.packets.label),
-        ..GroupContext::of(entry.packets, entry.accepts(hook))
+        ..GroupContext::of(entry.packets, entry.accepts(hook, own))
     });
     groups.filter(|group| !group.lines.is_empty()).collect()
 }
@@ -133,6 +140,44 @@ impl<'p> Entry<'p> {
         let to = to.iter().find(|to| to.family == self.family)?;
         let length = prefix_length(self.family, to.first, to.last)?;
         Some(format!("{}/{length}", address_of(self.family, to.first)))
+    }
+
+    /// Returns the lines in a base chain of the nat table, and adds the chains that they jump to.
+    fn placed(&self, chain: &str, own: &mut BTreeMap<String, ChainContext>) -> Vec<LineContext> {
+        // A hairpin masquerades what the entry logged when it changed the destination. Its packets have the new destination.
+        let is_hairpin =
+            chain == "POSTROUTING" && matches!(self.translation, PlannedTranslation::Dnat { .. });
+        let packets = match is_hairpin {
+            true => PlannedRule {
+                matches: None,
+                log: None,
+                ..self.seen_in(chain)
+            },
+            false => self.seen_in(chain),
+        };
+        let part = EntryPart {
+            lines: self.lines(chain, own),
+            exceptions: rules::exceptions(self.plan, &packets, self.family, &self.origin),
+            counting: counting(&packets, self.family),
+        };
+        let chains = EntryChains {
+            packets: self.packets,
+            chain,
+            log: log_of(self.plan, &packets),
+        };
+        chains.place(vec![part], own)
+    }
+
+    /// Returns the packets of the entry with the negated places that a chain of the nat table shows: where packets come from
+    /// before routing, and where they leave after it.
+    fn seen_in(&self, chain: &str) -> PlannedRule {
+        let is_last = chain == "POSTROUTING";
+        let packets = self.packets.clone();
+        PlannedRule {
+            not_from: packets.not_from.filter(|_| !is_last),
+            not_to: packets.not_to.filter(|_| is_last),
+            ..self.packets.clone()
+        }
     }
 
     /// Returns the lines in a base chain of the nat table.

@@ -5,13 +5,13 @@ use crate::expand::context::{LineContext, NatTargetContext};
 use crate::expand::hooks::HookPath;
 use crate::expand::rules;
 use crate::net::AddressSet;
-use crate::resolve::Endpoint;
+use crate::resolve::{Endpoint, PlannedRule};
 
 impl<'p> Entry<'p> {
     /// Returns the lines that change the source. `from` is matched by its networks, since iptables refuses `-i` in
     /// POSTROUTING.
     pub(super) fn leaving(&self, target: &'static str, to: &NatTargetContext) -> Vec<LineContext> {
-        let packets = self.packets;
+        let packets = self.seen_in("POSTROUTING");
         let mut networks = None;
         if let Some(from) = packets
             .from
@@ -36,7 +36,7 @@ impl<'p> Entry<'p> {
                 source: networks.clone(),
                 ..HookPath::going(to)
             };
-            let found = rules::packets(self.plan, packets, &path, self.family, &self.origin);
+            let found = rules::packets(self.plan, &packets, &path, self.family, &self.origin);
             lines.extend(found.into_iter().map(|line| translated(line, &new)));
         }
         lines
@@ -58,6 +58,11 @@ impl<'p> Entry<'p> {
                     ..HookPath::going(side)
                 };
                 for rule in self.ends() {
+                    let rule = PlannedRule {
+                        not_from: None,
+                        not_to: None,
+                        ..rule
+                    };
                     let found = rules::packets(self.plan, &rule, &path, self.family, &self.origin);
                     lines.extend(found.into_iter().map(|line| {
                         let line = LineContext {

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Circumstance, DecidedBy, Decision, Evaluation, Moment, NatChain, NewAddress, NewEnd, mangle,
+    Circumstance, DecidedBy, Decision, Evaluation, Logged, Moment, NatChain, NewAddress, NewEnd,
+    entry_log, mangle,
 };
 use super::{PolicyVerdict, RawTreatment, raw, translate_when};
 use crate::net::{
@@ -86,14 +87,14 @@ pub fn follow(
             dropped = arriving.mark(Moment::Hook);
         }
     }
-    if let Some(entry) = dropped {
+    if let Some((entry, logs)) = dropped {
         return PolicyTrace {
             translated,
             packet: arriving.packet,
             decision: Decision {
                 verdict: PolicyVerdict::Drop,
                 by: DecidedBy::Mangle(entry),
-                logs: Vec::new(),
+                logs,
             },
         };
     }
@@ -141,14 +142,17 @@ impl Arriving<'_> {
         }
     }
 
-    /// Applies the mangle table at a moment. Returns the entry that drops the packet.
-    fn mark(&mut self, moment: Moment) -> Option<usize> {
+    /// Applies the mangle table at a moment. Returns the entry that drops the packet, and the logs there.
+    fn mark(&mut self, moment: Moment) -> Option<(usize, Vec<Logged>)> {
         let packet = &self.packet;
         let holds = |asked: Circumstance<'_>| self.chance.holds(asked, packet);
         let marked = mangle(self.policy, packet, self.connection_mark, moment, &holds);
         self.connection_mark = marked.connection_mark;
         (self.packet.mark, self.packet.hop_limit) = (marked.mark, marked.hop_limit);
-        marked.dropped
+        let entries = marked.entries.iter();
+        let entries = entries.filter_map(|entry| self.policy.mangle.get(*entry));
+        let logs = entries.filter_map(|entry| entry_log(&entry.packets));
+        Some((marked.dropped?, logs.collect()))
     }
 
     fn translate(&mut self, chain: NatChain) -> Option<NewEnd> {

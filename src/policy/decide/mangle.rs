@@ -174,7 +174,12 @@ impl Evaluation<'_> {
         }
         let (from, to) = (written(&packets.from), written(&packets.to));
         let goes_back = |from: &str| to.iter().any(|to| self.goes(&EndpointPair::new(to, from)));
-        self.request_fits(packets) && from.iter().any(|from| goes_back(from))
+        // A match asks about the packet as it is.
+        let matches = packets.matches.as_ref();
+        self.request_fits(packets)
+            && matches.is_none_or(|text| (self.holds)(Circumstance::Matches(text)))
+            && !self.is_reply_left_out(packets)
+            && from.iter().any(|from| goes_back(from))
     }
 
     /// Returns `true` if the packet takes a path of the entry at a moment.
@@ -188,6 +193,7 @@ impl Evaluation<'_> {
             // POSTROUTING does not show where a packet came from.
             return moment == Moment::Departure
                 && self.packet.hook != Hook::Input
+                && !self.is_at_any_of(packets.not_to.as_ref(), leaves, false)
                 && to.iter().any(|to| self.is_at(to, leaves, false));
         }
         // `loopback` accepts everything on lo.
@@ -210,17 +216,23 @@ impl Evaluation<'_> {
         );
         // `ip rule` can route by marks, so they are set before routing, unless `to` needs the outgoing device. What drops by
         // marks stands with what sets them.
-        let early = marks && packets.to.is_none();
+        let early = marks && packets.to.is_none() && packets.not_to.is_none();
         let came_in = self.packet.hook != Hook::Output;
         match (early && came_in, moment) {
-            (true, Moment::Arrival) => from.iter().any(|from| {
-                *from != "host" && self.is_at(from, self.packet.in_device.as_deref(), true)
-            }),
-            (false, Moment::Hook) => from.iter().any(|from| {
-                to.iter().any(|to| {
-                    (!early || *from == "host") && self.goes(&EndpointPair::new(from, to))
-                })
-            }),
+            (true, Moment::Arrival) => {
+                !self.is_at_any_of(packets.not_from.as_ref(), came, true)
+                    && from
+                        .iter()
+                        .any(|from| *from != "host" && self.is_at(from, came, true))
+            }
+            (false, Moment::Hook) => {
+                !self.is_left_out(packets)
+                    && from.iter().any(|from| {
+                        to.iter().any(|to| {
+                            (!early || *from == "host") && self.goes(&EndpointPair::new(from, to))
+                        })
+                    })
+            }
             _ => false,
         }
     }

@@ -107,7 +107,7 @@ pub struct Decision {
     pub verdict: PolicyVerdict,
     /// The part of the policy that decided.
     pub by: DecidedBy,
-    /// The logs of the packet, in their order. Each has a rate, beyond which it writes nothing.
+    /// The logs of the packet in the table that decides, in their order. Each has a rate, beyond which it writes nothing.
     pub logs: Vec<Logged>,
 }
 
@@ -116,7 +116,7 @@ pub struct Decision {
 pub struct Logged {
     /// The log class.
     pub class: String,
-    /// The rule, by its index in [`Policy::rules`]; `None` for the default action.
+    /// The rule, by its index in [`Policy::rules`]; `None` for the default action and for entries.
     pub rule: Option<usize>,
 }
 
@@ -331,6 +331,33 @@ pub fn translate_when(
     nat::translate(evaluation, chain)
 }
 
+/// Returns the entry, by its index in [`Policy::nat`], that a packet matches first in a chain of the nat table, under the
+/// circumstances for which `holds` returns `true`. An entry of `no-snat` or `no-dnat` matches, too; the hairpin of a `dnat`
+/// does not.
+pub fn nat_entry_when(
+    policy: &Policy,
+    packet: &Packet,
+    chain: NatChain,
+    holds: &dyn Fn(Circumstance<'_>) -> bool,
+) -> Option<usize> {
+    let evaluation = Evaluation {
+        policy,
+        packet,
+        holds,
+    };
+    nat::first(evaluation, chain)
+}
+
+/// Returns the log of the packets of an entry of `[[nat]]`, `[[mangle]]` or `[[raw]]`; `None` if it does not log.
+pub fn entry_log(packets: &PolicyRule) -> Option<Logged> {
+    let class = match packets.log.as_ref().map(|log| &log.value)? {
+        LogChoice::Class(class) => class.clone(),
+        LogChoice::Default => "default".to_owned(),
+        LogChoice::Off => return None,
+    };
+    Some(Logged { class, rule: None })
+}
+
 /// The evaluation of one packet.
 #[derive(Clone, Copy)]
 struct Evaluation<'a> {
@@ -342,14 +369,14 @@ struct Evaluation<'a> {
 impl Evaluation<'_> {
     /// Decides the packet in the raw table: `antispoof` and the entries that drop.
     fn before_tracking(&self) -> Option<Decision> {
-        let by = match raw::dropped(*self) {
-            _ if self.is_spoofed() => DecidedBy::Antispoof,
-            entry => DecidedBy::RawDrop(entry?),
+        let (by, logs) = match raw::dropped(*self) {
+            _ if self.is_spoofed() => (DecidedBy::Antispoof, Vec::new()),
+            entry => (DecidedBy::RawDrop(entry?), raw::logs(*self)),
         };
         Some(Decision {
             verdict: PolicyVerdict::Drop,
             by,
-            logs: Vec::new(),
+            logs,
         })
     }
 

@@ -89,6 +89,17 @@ pub(super) fn translate(evaluation: Evaluation<'_>, chain: NatChain) -> Option<N
     None
 }
 
+/// Returns the first entry that matches the packet in a chain, but for hairpins.
+pub(super) fn first(evaluation: Evaluation<'_>, chain: NatChain) -> Option<usize> {
+    for entry in entries(evaluation.policy, evaluation.packet.family) {
+        let is_hairpin = entry.is_dnat() && chain == NatChain::Postrouting;
+        if entry.forbids(evaluation, chain) || entry.new_end(evaluation, chain).is_some() {
+            return Some(entry.index).filter(|_| !is_hairpin);
+        }
+    }
+    None
+}
+
 /// Returns the first entry that accepts the translated packet.
 pub(super) fn accepted(evaluation: Evaluation<'_>) -> Option<usize> {
     if !evaluation.packet.translated.destination {
@@ -360,8 +371,9 @@ impl<'p> Entry<'p> {
     }
 
     fn has_service(&self, evaluation: Evaluation<'_>) -> bool {
-        let service = self.packets.service.as_ref();
-        service.is_none_or(|items| services::any_has(evaluation, items))
+        let (service, left_out) = (&self.packets.service, &self.packets.not_service);
+        let is_asked = |items: &Vec<_>| services::any_has(evaluation, items);
+        service.as_ref().is_none_or(is_asked) && !left_out.as_ref().is_some_and(is_asked)
     }
 
     fn from(&self) -> Vec<&'p str> {
@@ -397,7 +409,10 @@ impl<'p> Entry<'p> {
         let mut from = self.from().into_iter();
         let comes = match chain {
             NatChain::Output => from.any(|place| place == "host"),
-            _ => from.any(|place| place != "host" && evaluation.is_at(place, device, true)),
+            _ => {
+                from.any(|place| place != "host" && evaluation.is_at(place, device, true))
+                    && !evaluation.is_at_any_of(self.packets.not_from.as_ref(), device, true)
+            }
         };
         if is_asked && comes {
             return true;
@@ -428,6 +443,7 @@ impl<'p> Entry<'p> {
                 .to()
                 .iter()
                 .any(|place| evaluation.is_at(place, device, false))
+            && !evaluation.is_at_any_of(self.packets.not_to.as_ref(), device, false)
             && (self.packets.from.is_none() || self.from().into_iter().any(comes))
     }
 
@@ -570,7 +586,11 @@ impl<'p> Entry<'p> {
             Hook::Forward => comes() && goes(),
             Hook::Output => from.contains(&"host") && to.iter().any(|place| ends_at(place)),
         };
-        self.accept() && self.has_source(evaluation) && self.made(evaluation) && passes
+        self.accept()
+            && self.has_source(evaluation)
+            && self.made(evaluation)
+            && passes
+            && !evaluation.is_left_out(self.packets)
     }
 
     /// Returns `true` if a packet that this host sends to itself because of the entry may have this destination: `redirect`

@@ -106,7 +106,7 @@ impl Evaluation<'_> {
 
     /// Returns `true` if the packet's device and its source (or destination) match one of the places. The `scope` of an
     /// interface does not count here: what is left out is the device.
-    fn is_at_any_of(
+    pub(super) fn is_at_any_of(
         &self,
         places: Option<&Vec<Located<String>>>,
         device: Option<&str>,

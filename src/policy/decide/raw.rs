@@ -2,7 +2,7 @@
 
 use super::places::{EndpointPair, MemberCondition, members, pairs};
 use super::rule::{self, Shows};
-use super::{Circumstance, Evaluation, addresses, services};
+use super::{Circumstance, Evaluation, Logged, addresses, entry_log, services};
 use crate::net::{Family, Hook, Packet, State};
 use crate::policy::{
     Action, Helper, Policy, PolicyBlock, PolicyRaw, PolicyRule, RuleStage, Treatment,
@@ -51,6 +51,7 @@ pub fn raw<'p>(
                 helper.exists(packet.family)
                     && evaluation.fits(packets, Shows::Everything)
                     && evaluation.is_read(packets)
+                    && !evaluation.is_left_out(packets)
             }
             Some(Treatment::Drop) => evaluation.is_dropped(packets),
             None => false,
@@ -76,6 +77,23 @@ pub fn raw<'p>(
         }
     }
     all
+}
+
+/// Returns the logs of the entries that match a packet, in their order.
+pub(super) fn logs(evaluation: Evaluation<'_>) -> Vec<Logged> {
+    let Evaluation {
+        policy,
+        packet,
+        holds,
+    } = evaluation;
+    let entries = raw(policy, packet, holds).into_iter();
+    let entries = entries.filter_map(|treatment| match treatment {
+        RawTreatment::Entry(index) => policy.raw.get(index),
+        RawTreatment::Antispoof | RawTreatment::Service(..) => None,
+    });
+    entries
+        .filter_map(|entry| entry_log(&entry.packets))
+        .collect()
 }
 
 /// Returns the entry that drops a packet, which is as it is in PREROUTING or OUTPUT.
@@ -130,12 +148,14 @@ impl Evaluation<'_> {
             }
         };
         let is_kept = device == Some("lo") && self.keeps_loopback();
-        passes && !is_kept && self.fits(rule, Shows::Everything)
+        passes && !is_kept && !self.is_left_out(rule) && self.fits(rule, Shows::Everything)
     }
 
     /// Returns `true` if the packet matches an entry of notrack.
     fn is_request(&self, rule: &PolicyRule) -> bool {
-        self.fits(rule, Shows::Everything) && pairs(rule).iter().any(|pair| self.passes(pair))
+        self.fits(rule, Shows::Everything)
+            && pairs(rule).iter().any(|pair| self.passes(pair))
+            && !self.is_left_out(rule)
     }
 
     /// Returns `true` if the packet matches the places of a helper's entry. The outgoing device is not known before
@@ -186,6 +206,7 @@ impl Evaluation<'_> {
             && pairs(&entry.packets)
                 .iter()
                 .any(|pair| self.passes(&pair.reversed()))
+            && !self.is_reply_left_out(&entry.packets)
     }
 
     /// Returns `true` if the packet is a reply to one that matches the rule, in the filter table.

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use super::foreign_set::IPSET;
 use super::matches::{MAC, MARK, TCP_FLAGS, mark_of};
 use super::rules::{
-    COMMENT, DESTINATION, ENABLED, PLAIN_FROM, PLAIN_TO, PolicyRule, RULE_NAME, SCOPE, SOURCE,
-    STATE, finish_packets, read_entries, refuse_left_out,
+    COMMENT, DESTINATION, ENABLED, FROM, LOG, MATCH, PolicyRule, RULE_NAME, SCOPE, SOURCE, STATE,
+    TO, finish_packets, read_entries,
 };
-use super::services::PLAIN_ITEMS;
+use super::services::ITEMS;
 use super::times::{EXPIRES, SCHEDULE};
 use super::users::{GROUP, USER};
 use crate::diag::{Code, Diagnostic, Sink, did_you_mean};
@@ -130,21 +130,23 @@ pub(super) const KEYS: TableKeys = TableKeys {
         )
         .example("'127.0.0.1'"),
         RULE_NAME,
-        PLAIN_FROM,
-        PLAIN_TO.default("'any'"),
+        FROM,
+        TO.default("'any'"),
         SOURCE,
         DESTINATION,
-        PLAIN_ITEMS,
+        ITEMS,
         IPSET,
         SCOPE,
         STATE,
         MARK,
         MAC,
         TCP_FLAGS,
+        MATCH,
         SCHEDULE,
         EXPIRES,
         USER,
         GROUP,
+        LOG,
         ENABLED,
         COMMENT,
     ],
@@ -200,9 +202,7 @@ fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyMangle {
     let errors = sink.errors();
     let all_known = table.check(KEYS, sink);
     let change = read_change(table, all_known, sink);
-    let mut packets = finish_packets(table, errors, sink);
-    refuse_left_out(&packets, "a mangle entry", Code::BadValue, sink);
-    packets.complete = sink.errors() == errors;
+    let packets = finish_packets(table, errors, sink);
     PolicyMangle {
         span: table.span,
         packets,

@@ -72,6 +72,17 @@ use super::keys::{Key, Shape, TableKeys};
 use super::reader::CheckedTable;
 use crate::diag::{Code, Diagnostic, Sink};
 
+/// Returns `true` if the rules, or the entries of a table, have a key.
+pub fn has_key(table: CustomTable, key: &str) -> bool {
+    let keys = match table {
+        CustomTable::Filter => rules::KEYS,
+        CustomTable::Nat => nat::KEYS,
+        CustomTable::Mangle => mangle::KEYS,
+        CustomTable::Raw => raw::KEYS,
+    };
+    keys.names().any(|name| name == key)
+}
+
 /// The keys of a policy file.
 pub(in crate::policy) const ROOT: TableKeys = TableKeys {
     of: "a policy",

@@ -5,10 +5,10 @@ use super::foreign_set::IPSET;
 use super::matches::{MAC, MARK, TCP_FLAGS};
 use super::names::{NAME, is_name, name_form};
 use super::rules::{
-    DESTINATION, LONGEST_NAME, PLAIN_FROM, PLAIN_TO, PolicyRule, SCOPE, SOURCE, fits_comment,
-    read_packets, refuse_left_out,
+    DESTINATION, FROM, LOG, LONGEST_NAME, MATCH, PLACES_OR_NOT, PolicyRule, SCOPE, SOURCE, TO,
+    Unnegated, fits_comment, read_packets, refuse_negated,
 };
-use super::services::{PLAIN_ITEMS, port_form};
+use super::services::{ITEMS, port_form};
 use super::users::{GROUP, USER};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressRange, Family, PortError, PortRange};
@@ -170,14 +170,14 @@ pub(super) const KEYS: TableKeys = TableKeys {
         .example("'the web server'"),
         Key {
             about: "Where the packets come from: zones and interfaces by name, `any`, or `host` for this machine. Of what \
-                    leaves it means the networks that are known of them.",
-            ..PLAIN_FROM
+                    leaves it means the networks that are known of them. `\"!wan\"`, of what arrives: every other device.",
+            ..FROM
         },
         Key {
             about: "Where the packets end: zones and interfaces by name. Of a netmap the prefix that takes the place of \
-                    `destination`.",
-            shape: Shape::List(&Shape::OneOf(&[NAME, PREFIX])),
-            ..PLAIN_TO
+                    `destination`. `\"!wan\"`: every other device.",
+            shape: Shape::OneOf(&[Shape::List(&Shape::OneOf(&[NAME, PREFIX])), PLACES_OR_NOT]),
+            ..TO
         }
         .example("'wan'"),
         SOURCE,
@@ -185,7 +185,7 @@ pub(super) const KEYS: TableKeys = TableKeys {
             about: "Destination addresses as the packets come. Left out, `dnat` and `redirect` mean those of this host.",
             ..DESTINATION
         },
-        PLAIN_ITEMS,
+        ITEMS,
         Key {
             about: "The families. Left out, `masquerade` is IPv4, and others have those of their addresses.",
             default: None,
@@ -236,6 +236,8 @@ pub(super) const KEYS: TableKeys = TableKeys {
         TCP_FLAGS,
         USER,
         GROUP,
+        MATCH,
+        LOG,
         Key::new(
             "accept",
             Shape::Boolean,
@@ -330,11 +332,8 @@ fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyNat {
     }
     let kind = kind.map(|kind| kind.value);
     let mut packets = read_packets(table, sink);
-    let of_from = match kind {
-        Some(Kind::Masquerade | Kind::Snat) => Code::NatSourceUnknown,
-        _ => Code::BadValue,
-    };
-    refuse_left_out(&packets, "a nat entry", of_from, sink);
+    let keys = kind.map_or_else(Vec::new, |kind| unnegated(table, kind));
+    refuse_negated(&packets, "a nat entry", &keys, sink);
     if let Some(name) = &packets.name {
         fits_comment(name, sink);
     }
@@ -354,6 +353,26 @@ fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyNat {
         translation,
         random,
         persistent,
+    }
+}
+
+/// Returns the keys that cannot be negated in an entry of a type.
+fn unnegated(table: CheckedTable<'_>, kind: Kind) -> Vec<Unnegated> {
+    let from = (
+        "from",
+        Code::NatSourceUnknown,
+        "where the source changes, the device that a packet came in by is not known",
+    );
+    let to = |why| ("to", Code::BadValue, why);
+    match kind {
+        Kind::Masquerade | Kind::Snat | Kind::NoSnat => vec![from],
+        Kind::Netmap if table.get("to-source").is_some() => vec![from],
+        Kind::Netmap => vec![to("it is the prefix that takes the place of `destination`")],
+        Kind::Redirect => vec![to("a redirect ends at this host")],
+        Kind::NoDnat => vec![to(
+            "destinations are translated before routing, when the outgoing device is not known",
+        )],
+        Kind::Dnat => Vec::new(),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::helpers::{HELPER, Helper, read_helper};
 use super::rules::{
-    COMMENT, DESTINATION, ENABLED, PLAIN_FROM, PLAIN_TO, PolicyRule, RULE_NAME, SCOPE, SOURCE,
-    finish_packets, read_entries, refuse_left_out,
+    COMMENT, DESTINATION, ENABLED, FROM, LOG, MATCH, PLAIN_TO, PolicyRule, RULE_NAME, SCOPE,
+    SOURCE, finish_packets, read_entries, refuse_negated,
 };
-use super::services::PLAIN_ITEMS;
+use super::services::ITEMS;
 use super::times::{EXPIRES, SCHEDULE};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::policy::keys::{Key, Shape, TableKeys};
@@ -55,14 +55,16 @@ pub(super) const KEYS: TableKeys = TableKeys {
         )
         .default("false"),
         RULE_NAME,
-        PLAIN_FROM,
+        FROM,
         PLAIN_TO,
         SOURCE,
         DESTINATION,
-        PLAIN_ITEMS,
+        ITEMS,
         SCOPE,
+        MATCH,
         SCHEDULE,
         EXPIRES,
+        LOG,
         ENABLED,
         COMMENT,
     ],
@@ -93,7 +95,24 @@ fn read_entry(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRaw {
     let treatment = read_treatment(table, all_known, sink);
     let answers = table.get("answers").map(|value| value.span);
     let mut packets = finish_packets(table, errors, sink);
-    refuse_left_out(&packets, "a raw entry", Code::BadValue, sink);
+    let is_drop = treatment
+        .as_ref()
+        .is_some_and(|treatment| treatment.value == Treatment::Drop);
+    let service = (
+        "service",
+        Code::BadValue,
+        "it says what is not tracked, or which ports a helper reads",
+    );
+    let to = (
+        "to",
+        Code::BadValue,
+        "the raw table is before routing, when the outgoing device is not known",
+    );
+    let keys: &[_] = match is_drop {
+        true => &[to],
+        false => &[to, service],
+    };
+    refuse_negated(&packets, "a raw entry", keys, sink);
     packets.complete = sink.errors() == errors;
     PolicyRaw {
         span: table.span,

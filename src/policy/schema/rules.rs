@@ -169,7 +169,8 @@ pub(super) const LONGEST_NAME: usize = 251;
 /// Zones and interfaces, without a negation.
 pub(super) const PLACES: Shape = Shape::List(&NAME);
 
-const PLACES_OR_NOT: Shape = Shape::OneOf(&[
+/// Zones and interfaces, or a negation of them.
+pub(super) const PLACES_OR_NOT: Shape = Shape::OneOf(&[
     PLACES,
     // Neither `any` nor `host` can be negated.
     Shape::Form(concat!("!\\s*(?!(any|host)$)", name_form!())),
@@ -187,16 +188,7 @@ const NOT_PLACES: TableKeys = TableKeys {
     .required()],
 };
 
-/// The key `from` of entries, whose tables have no chain for what a negation leaves out.
-pub(super) const PLAIN_FROM: Key = Key::new(
-    "from",
-    PLACES,
-    "Where the packets come from: zones and interfaces by name, `any`, or `host` for this machine.",
-)
-.default("'any'")
-.example("'wan'");
-
-/// The key `to` of entries.
+/// The key `to` of raw entries, which are before routing.
 pub(super) const PLAIN_TO: Key = Key::new(
     "to",
     PLACES,
@@ -256,7 +248,15 @@ pub(super) const STATE: Key = Key::new(
 )
 .example("'new'");
 
-/// The key `match` of rules.
+/// The key `log` of rules and entries.
+pub(super) const LOG: Key = Key::new(
+    "log",
+    Shape::OneOf(&[Shape::Boolean, NAME]),
+    "`true`: log the packets in the class `default`; a name: in that class.",
+)
+.default("false");
+
+/// The key `match` of rules and entries.
 pub(super) const MATCH: Key = Key::new(
     "match",
     Shape::Text(u32::MAX),
@@ -356,13 +356,6 @@ const ORDER: Key = Key::new(
     "`first`, `last`: before or behind all other rules, whatever file they come from.",
 )
 .default("'normal'");
-
-const LOG: Key = Key::new(
-    "log",
-    Shape::OneOf(&[Shape::Boolean, NAME]),
-    "`true`: log the packets in the class `default`; a name: in that class.",
-)
-.default("false");
 
 const RULE_REJECT_WITH: Key = Key::new(
     "reject-with",
@@ -510,19 +503,28 @@ pub(super) fn finish_packets(
     rule
 }
 
-/// Reports `!` in the `from`, `to` and `service` of an entry. `what` is the entry in messages, `of_from` the code for `from`.
-pub(super) fn refuse_left_out(packets: &PolicyRule, what: &str, of_from: Code, sink: &mut Sink) {
+/// A key of an entry that cannot be negated, the code for it, and why.
+pub(super) type Unnegated = (&'static str, Code, &'static str);
+
+/// Reports `!` in keys of an entry that cannot have it. `what` is the entry in messages.
+pub(super) fn refuse_negated(
+    packets: &PolicyRule,
+    what: &str,
+    keys: &[Unnegated],
+    sink: &mut Sink,
+) {
     let first = |names: &Option<Vec<Located<String>>>| Some(names.as_ref()?.first()?.span);
     let service = packets.not_service.as_ref().and_then(|items| items.first());
-    let keys = [
-        ("from", of_from, first(&packets.not_from)),
-        ("to", Code::BadValue, first(&packets.not_to)),
-        ("service", Code::BadValue, service.map(|item| item.span)),
-    ];
-    for (key, code, span) in keys {
+    for (key, code, why) in keys {
+        let span = match *key {
+            "from" => first(&packets.not_from),
+            "to" => first(&packets.not_to),
+            _ => service.map(|item| item.span),
+        };
         if let Some(span) = span {
             let message = format!("`{key}` of {what} cannot be negated");
-            sink.report(Diagnostic::error(code, span, message).help(match key {
+            let finding = Diagnostic::error(*code, span, message).with_note(*why);
+            sink.report(finding.help(match *key {
                 "service" => "name the services that you mean",
                 _ => "name the zones and interfaces that you mean",
             }));

@@ -155,15 +155,21 @@ impl Checked<'_> {
         }
     }
 
-    /// Reports a negated `from` or `to` that leaves out all addresses of a family, by a zone with networks only.
+    /// Reports a negated `from` or `to` that leaves out all addresses of a family, or of `source` or `destination`, by zones
+    /// with networks only.
     pub(super) fn leaves_nothing(&self, plan: &Plan, sink: &mut Sink) {
+        let (rule, written) = (self.rule, self.written);
         let keys = [
-            (&self.rule.not_from, &self.written.not_from),
-            (&self.rule.not_to, &self.written.not_to),
+            (&rule.not_from, &written.not_from, ("source", &rule.source)),
+            (
+                &rule.not_to,
+                &written.not_to,
+                ("destination", &rule.destination),
+            ),
         ];
-        for (places, names) in keys {
+        for (places, names, (key, addresses)) in keys {
             for family in Family::ALL {
-                if self.rule.scope.is_some_and(|scope| !scope.has(family)) {
+                if rule.scope.is_some_and(|scope| !scope.has(family)) {
                     continue;
                 }
                 let members = places
@@ -175,21 +181,31 @@ impl Checked<'_> {
                 let everywhere = everywhere.filter_map(|member| member.networks);
                 let all = everywhere.fold(AddressSet::default(), |all, one| all.union(&one));
                 let rest = all.family(family).complement(family.last_address());
-                if rest.is_empty() {
+                let known = addresses.as_ref().map(|addresses| plan.known(addresses));
+                let rest_of_key = match (addresses, &known) {
+                    // A set that others fill may have any address.
+                    (Some(addresses), Some((known, false))) if !addresses.negated => {
+                        Some(known.family(family))
+                            .filter(|known| !known.is_empty())
+                            .map(|known| known.intersection(&rest))
+                    }
+                    (Some(_), Some((known, false))) => Some(rest.difference(known.family(family))),
+                    _ => None,
+                };
+                let of_key = rest_of_key.is_some_and(|rest| rest.is_empty());
+                if rest.is_empty() || of_key && !all.family(family).is_empty() {
                     let span = names.as_ref().and_then(|names| Some(names.first()?.span));
-                    let message = format!(
-                        "no packet of {family} is left: this excludes every address of {family}"
-                    );
+                    let what = match rest.is_empty() {
+                        true => format!("every address of {family}"),
+                        false => format!("every {family} address of `{key}`"),
+                    };
+                    let message = format!("no packet of {family} is left: this excludes {what}");
                     sink.report(
-                        Diagnostic::error(
-                            Code::MatchesNothing,
-                            span.unwrap_or(self.rule.span),
-                            message,
-                        )
-                        .help(format!(
-                            "write `scope = \"{}\"` if the rule is about the other family",
-                            other(family).keyword()
-                        )),
+                        Diagnostic::error(Code::MatchesNothing, span.unwrap_or(rule.span), message)
+                            .help(format!(
+                                "write `scope = \"{}\"` if the rule is about the other family",
+                                other(family).keyword()
+                            )),
                     );
                 }
             }

@@ -6,7 +6,7 @@ use super::matches;
 use super::plan::{Endpoint, Plan, PlannedRule};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook};
-use crate::policy::{self, Policy};
+use crate::policy::{self, CustomTable, Policy};
 
 mod definitions;
 mod everything;
@@ -113,23 +113,39 @@ impl<'a> Checked<'a> {
 
     /// Reports a `match` that iptables does not take in one of the rule's lines, or that a key says.
     fn matches(&self, policy: &Policy, sink: &mut Sink) {
-        let Some(text) = &self.written.matches else {
-            return;
-        };
-        let families = Family::ALL.into_iter();
-        let families: Vec<_> = families
-            .filter(|family| !self.obstacles.contains_key(family))
-            .collect();
         let hook_of = |pair: &(Endpoint, Endpoint)| match pair {
             (Endpoint::Host, _) => Hook::Output,
             (_, Endpoint::Host) => Hook::Input,
             _ => Hook::Forward,
         };
-        let hooks: Vec<_> = Hook::ALL
-            .into_iter()
-            .filter(|hook| self.pairs.iter().any(|pair| hook_of(pair) == *hook))
-            .collect();
-        matches::check(policy, text, self.rule, &families, &hooks, sink);
+        let hooks = Hook::ALL.into_iter();
+        let hooks = hooks.filter(|hook| self.pairs.iter().any(|pair| hook_of(pair) == *hook));
+        let chains = hooks.map(Hook::chain).collect();
+        let has_flags = self.rule.tcp_flags.is_some();
+        self.matches_in(policy, (CustomTable::Filter, chains, has_flags), sink);
+    }
+
+    /// Reports a `match` that iptables does not take in one of the lines, by their table and base chains and whether they ask
+    /// for TCP flags, or that a key says.
+    pub fn matches_in(
+        &self,
+        policy: &Policy,
+        (table, chains, has_flags): (CustomTable, Vec<&'static str>, bool),
+        sink: &mut Sink,
+    ) {
+        let Some(text) = &self.written.matches else {
+            return;
+        };
+        let families = Family::ALL.into_iter();
+        let families = families.filter(|family| !self.obstacles.contains_key(family));
+        let lines = matches::Lines {
+            table,
+            chains,
+            families: families.collect(),
+            service: self.rule.service.as_deref(),
+            has_flags,
+        };
+        matches::check(policy, text, &lines, sink);
     }
 
     fn host_to_host(&self, what: &str, sink: &mut Sink) {

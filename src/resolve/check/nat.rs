@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use super::{Checked, Obstacle};
 use crate::diag::{Code, Diagnostic, Sink};
-use crate::net::{AddressRange, Family, IntervalSet, PortRange, Protocol, prefix_length};
-use crate::policy::{self, NatEnd, Policy, Scope};
+use crate::net::{
+    AddressRange, AddressSet, Family, IntervalSet, PortRange, Protocol, prefix_length,
+};
+use crate::policy::{self, CustomTable, NatEnd, Policy, Scope};
 use crate::resolve::plan::{
-    AddressCondition, Endpoint, NatSide, Plan, PlannedNat, PlannedTranslation, ServicePart,
-    ServicePorts,
+    AddressCondition, Endpoint, NatSide, Plan, PlannedNat, PlannedRule, PlannedTranslation,
+    ServicePart, ServicePorts,
 };
 use crate::source::{Located, Span};
 
@@ -19,6 +21,7 @@ pub fn nat(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
     for ((entry, (written, translation)), sound) in plan.nat.iter().zip(written).zip(sound) {
         if *sound {
             let entry = Entry {
+                policy,
                 plan,
                 entry,
                 written,
@@ -31,6 +34,7 @@ pub fn nat(plan: &Plan, policy: &Policy, sound: &[bool], sink: &mut Sink) {
 
 /// An entry that is being checked.
 struct Entry<'a> {
+    policy: &'a Policy,
     plan: &'a Plan,
     entry: &'a PlannedNat,
     written: &'a policy::PolicyNat,
@@ -41,6 +45,7 @@ impl Entry<'_> {
     fn report(&self, sink: &mut Sink) {
         let errors = sink.errors();
         self.places(sink);
+        self.negated_places(sink);
         if sink.errors() > errors {
             return;
         }
@@ -197,6 +202,22 @@ impl Entry<'_> {
         checked.negation_one_family(self.plan, sink);
         checked.tcp_flags(sink);
         checked.ipset_scope(sink);
+        // `to` is about the destination after the translation.
+        let after = PlannedRule {
+            destination: match &self.entry.translation {
+                PlannedTranslation::Dnat { backends, .. } => Some(AddressCondition {
+                    listed: AddressSet::from_ranges(backends.iter().map(|end| end.addresses)),
+                    ..AddressCondition::default()
+                }),
+                _ => packets.destination.clone(),
+            },
+            ..packets.clone()
+        };
+        let places = self.entry.packets.to.iter().flatten();
+        let pairs = places.map(|to| (Endpoint::Any, *to)).collect();
+        Checked::with_pairs(self.plan, &after, written, pairs).leaves_nothing(self.plan, sink);
+        let lines = (CustomTable::Nat, self.chains(), packets.tcp_flags.is_some());
+        checked.matches_in(self.policy, lines, sink);
         match self.is_source() {
             true => self.keys_of_leaving(sink),
             false => {
@@ -204,6 +225,58 @@ impl Entry<'_> {
                 checked.user_not_from_host(sink);
                 self.hairpin_of_user(sink);
             }
+        }
+    }
+
+    /// Returns the base chains in which the entry asks for its keys.
+    fn chains(&self) -> Vec<&'static str> {
+        if self.is_source() {
+            return vec!["POSTROUTING"];
+        }
+        let any = [Endpoint::Any];
+        let from = self.entry.packets.from.as_deref().unwrap_or(&any);
+        let mut chains = Vec::new();
+        if from.iter().any(|place| *place != Endpoint::Host) {
+            chains.push("PREROUTING");
+        }
+        if from.contains(&Endpoint::Host) {
+            chains.push("OUTPUT");
+        }
+        chains
+    }
+
+    /// Reports negated places of a `dnat` that the packets on its path do not show.
+    fn negated_places(&self, sink: &mut Sink) {
+        let policy::PolicyTranslation::Dnat { hairpin, .. } = self.translation else {
+            return;
+        };
+        let written = &self.written.packets;
+        let from_host = self
+            .entry
+            .packets
+            .from
+            .as_ref()
+            .is_some_and(|from| from.contains(&Endpoint::Host));
+        let first = |names: &Option<Vec<Located<String>>>| Some(names.as_ref()?.first()?.span);
+        if let Some(span) = first(&written.not_to)
+            && from_host
+        {
+            let message = "`to` is negated, but packets of this host do not show where they leave after the translation";
+            sink.report(
+                Diagnostic::error(Code::Conflict, span, message)
+                    .help("name in `to` where the backends are, or leave `host` out of `from`"),
+            );
+        }
+        let negated = first(&written.not_from).or(first(&written.not_to));
+        if let Some(hairpin) = hairpin.as_ref().filter(|hairpin| hairpin.value)
+            && let Some(span) = negated
+        {
+            let message = "`hairpin` needs the places of the hosts beside a backend, but a negated place leaves some out";
+            sink.report(
+                Diagnostic::error(Code::Conflict, hairpin.span, message)
+                    .also(span, "is negated here")
+                    .help("name the zones and interfaces that you mean"),
+            );
         }
     }
 

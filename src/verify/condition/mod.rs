@@ -14,7 +14,7 @@ pub(super) use windows::{own_list, shared_table};
 use std::fmt;
 
 use crate::analysis::{GaveUp, Set, Space};
-use crate::iptables::{Match, SetMatch};
+use crate::iptables::{Match, SetMatch, TableName};
 use crate::net::{Date, Family, SetEnds, TimeOfDay, Weekday};
 
 /// Suffix of the analysis' key for a condition about the destination after translation.
@@ -113,6 +113,17 @@ impl fmt::Display for Condition {
             Self::Turn(bucket, every) => write!(out, "one in {every}, {bucket}"),
             Self::Counting(bucket, text) => write!(out, "{text}, {bucket}"),
         }
+    }
+}
+
+impl Bucket {
+    /// Returns the counter with a number in a base chain. The chains of other tables than filter have counters of their own.
+    pub fn of_table(table: TableName, base: &str, place: usize) -> Self {
+        let chain = match table {
+            TableName::Filter => base.to_owned(),
+            _ => format!("{base} of {}", table.as_str()),
+        };
+        Self { chain, place }
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn check(
     for chain in BaseChain::ALL {
         let mut lines = Vec::new();
         for (index, entry) in plan.mangle.iter().enumerate() {
-            let when = mangle::packets(plan, space, entry, chain)?;
+            let when = mangle::packets(plan, space, index, chain)?;
             if when != space.none() {
                 lines.push(Line {
                     entry: Entry::Mangle(index),

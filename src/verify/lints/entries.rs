@@ -273,6 +273,10 @@ struct Whole<'a> {
 impl Whole<'_> {
     /// Returns `true` if an entry that is idle in its own table changes nothing in the other tables.
     fn is_same_without(&mut self, entry: Entry) -> Result<bool, GaveUp> {
+        // What it logs is missing without it.
+        if entry.packets(self.plan).log.is_some() {
+            return Ok(false);
+        }
         if let Entry::Mangle(_) = entry {
             // Mangle entries have no rules in other tables.
             return Ok(true);

@@ -48,7 +48,7 @@ pub(super) fn check(plan: &Plan, space: &Space, seen: &mut EntrySummaries) -> Re
     for chain in [BaseChain::Prerouting, BaseChain::Output] {
         let mut lines = Vec::new();
         for (index, entry) in plan.raw.iter().enumerate() {
-            let set = raw::packets(plan, space, entry, chain)?;
+            let set = raw::packets(plan, space, index, chain)?;
             let verdict = Verdict::Target(raw::effect(entry).into());
             lines.extend(line(space, Entry::Raw(index), set, Some(verdict))?);
         }

@@ -80,7 +80,8 @@ impl Prover<'_> {
             let unexplained = self.space.minus(only, wrong)?;
             let what = if only == self.space.none() {
                 DisagreementKind::Buckets {
-                    hook,
+                    table: place.0,
+                    chain: place.1,
                     line,
                     wanted: expected.len(),
                     found: actual.len(),
@@ -95,6 +96,68 @@ impl Prover<'_> {
                         "the log lines of a set of packets differ, but not those of one of them",
                     ),
                 }
+            };
+            self.found(what);
+        }
+        Ok(())
+    }
+
+    /// Compares the log lines of entries in a base chain of the raw, mangle or nat table: each log of an entry must be one line
+    /// of the rules, with one limit.
+    pub(super) fn entry_logs(
+        &mut self,
+        sides: &BothSides<'_>,
+        place: (TableName, BaseChain),
+    ) -> Result<(), GaveUp> {
+        let (space, family) = (self.space, self.space.family());
+        let expected = sides.spec.behaviour.flow(space, place).effects;
+        let actual = sides.text.flow(space, place).effects;
+        let mut wanted: Vec<(LogLine, Set)> = Vec::new();
+        for (effect, set) in &expected {
+            let class = sides.spec.entry_logs.get(effect);
+            let line = class.and_then(|class| LogLine::of_plan(self.plan, *class, None, family));
+            wanted.extend(line.map(|line| (line, *set)));
+        }
+        let mut found: Vec<(LogLine, Set)> = Vec::new();
+        for (effect, set) in &actual {
+            let line = sides.normalised.logs.get(effect);
+            found.extend(line.map(|line| (line.clone(), *set)));
+        }
+        remove_equal(&mut wanted, &mut found);
+        while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
+            let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
+                let own = all.extract_if(.., |(other, _)| *other == line);
+                own.map(|(_, set)| set).collect()
+            };
+            let (expected, actual) = (of_line(&mut wanted), of_line(&mut found));
+            let all_expected = space.any(expected.iter().copied())?;
+            let all_actual = space.any(actual.iter().copied())?;
+            let only = space.or(
+                space.minus(all_expected, all_actual)?,
+                space.minus(all_actual, all_expected)?,
+            )?;
+            if only == space.none() {
+                self.found(DisagreementKind::Buckets {
+                    table: place.0,
+                    chain: place.1,
+                    line,
+                    wanted: expected.len(),
+                    found: actual.len(),
+                });
+                continue;
+            }
+            let what = match sides.treat(place, only)? {
+                Ok(treated) if !treated.same() => DisagreementKind::Treatment(treated),
+                // Another difference of the chain, which is reported, may hide or make this one.
+                Ok(_) if !self.proof.disagreements.is_empty() => continue,
+                Ok(treated) => DisagreementKind::Internal(
+                    None,
+                    format!(
+                        "the log lines of a set of packets differ, but not those of its packet {}",
+                        treated.packet
+                    ),
+                ),
+                Err(no_witness) => no_witness.into(),
             };
             self.found(what);
         }

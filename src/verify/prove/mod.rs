@@ -10,7 +10,7 @@ use super::spec::matching::Matching;
 use super::spec::nat;
 use super::spec::raw;
 use super::verifier::Specified;
-use crate::analysis::{BaseChain, GaveUp, Set, Space, TextError, Verdict};
+use crate::analysis::{BaseChain, Effect, Flow, GaveUp, Set, Space, TextError, Verdict};
 use crate::iptables::{Ruleset, TableName};
 use crate::net::Hook;
 use crate::policy::{NatChain, Policy};
@@ -96,6 +96,9 @@ impl Prover<'_> {
                 self.treatments(&sides, (TableName::Nat, chain))?;
             }
             self.treatments(&sides, (TableName::Mangle, chain))?;
+            for table in [TableName::Raw, TableName::Mangle, TableName::Nat] {
+                self.entry_logs(&sides, (table, chain))?;
+            }
         }
         for hook in Hook::ALL {
             self.verdicts(&sides, hook)?;
@@ -168,14 +171,14 @@ impl Prover<'_> {
         sides: &BothSides<'_>,
         place: (TableName, BaseChain),
     ) -> Result<(), GaveUp> {
-        let (spec, text) = (&sides.spec.behaviour, &sides.text);
         // Rules in a chain that the policy does not use were reported by `structure`.
-        if !spec.flows.contains_key(&place)
-            || spec.flow(self.space, place) == text.flow(self.space, place)
-        {
+        if !sides.spec.behaviour.flows.contains_key(&place) {
             return Ok(());
         }
-        let (expected, actual) = (spec.flow(self.space, place), text.flow(self.space, place));
+        let (expected, actual) = self.without_logs(sides, place);
+        if expected == actual {
+            return Ok(());
+        }
         let sources = place == (TableName::Raw, BaseChain::Prerouting);
         let ends = || self.space.ends_differ(expected.verdicts, actual.verdicts);
         if sources && ends()? != self.space.none() {
@@ -206,6 +209,21 @@ impl Prover<'_> {
         Ok(())
     }
 
+    /// Returns what policy and rules do in a base chain of the raw, mangle or nat table, without the logs of entries.
+    fn without_logs(&self, sides: &BothSides<'_>, place: (TableName, BaseChain)) -> (Flow, Flow) {
+        let mut expected = sides.spec.behaviour.flow(self.space, place);
+        let mut actual = sides.text.flow(self.space, place);
+        let logs = &sides.spec.entry_logs;
+        expected
+            .effects
+            .retain(|effect, _| !logs.contains_key(effect));
+        let lines = &sides.normalised.logs;
+        actual
+            .effects
+            .retain(|effect, _| !lines.contains_key(effect));
+        (expected, actual)
+    }
+
     /// Returns the packets that policy and rules treat differently in a base chain.
     fn differing(
         &self,
@@ -213,9 +231,13 @@ impl Prover<'_> {
         place: (TableName, BaseChain),
     ) -> Result<Set, GaveUp> {
         let all = sides.spec.behaviour.differences(self.space, &sides.text)?;
-        let here = all
-            .into_iter()
-            .filter(|difference| (difference.table, difference.chain) == place);
+        let is_log = |effect: &Effect| {
+            sides.spec.entry_logs.contains_key(effect) || sides.normalised.logs.contains_key(effect)
+        };
+        let here = all.into_iter().filter(|difference| {
+            (difference.table, difference.chain) == place
+                && !difference.effect.as_ref().is_some_and(is_log)
+        });
         self.space.any(here.map(|difference| difference.packets))
     }
 
@@ -263,8 +285,7 @@ impl Prover<'_> {
     /// Compares the translations in a chain of the nat table.
     fn translations(&mut self, sides: &BothSides<'_>, chain: NatChain) -> Result<(), GaveUp> {
         let place = (TableName::Nat, nat::base_chain(chain));
-        let expected = sides.spec.behaviour.flow(self.space, place);
-        let actual = sides.text.flow(self.space, place);
+        let (expected, actual) = self.without_logs(sides, place);
         if expected == actual {
             return Ok(());
         }
@@ -311,8 +332,12 @@ impl Prover<'_> {
         let apart = sides.spec.translated.len().div_ceil(MOST_WALKED).max(1);
         let readable = !sides.customs.any_in(TableName::Nat);
         let entries = sides.spec.translated.iter().filter(|_| readable);
-        for (chain, _, packets) in entries.step_by(apart) {
+        for (chain, index, packets) in entries.step_by(apart) {
             self.proof.walked += 1;
+            if self.plan.nat[*index].packets.log.is_some() {
+                let place = (TableName::Nat, nat::base_chain(*chain));
+                self.walk_entry(sides, place, *packets)?;
+            }
             match sides.translate(*chain, *packets)? {
                 Ok(translated) if translated.same_end() => {}
                 Err(NoWitness::Unseen(_)) => {}
@@ -321,12 +346,12 @@ impl Prover<'_> {
             }
         }
         for chain in BaseChain::ALL {
-            for entry in &self.plan.raw {
-                let packets = raw::packets(self.plan, self.space, entry, chain)?;
+            for index in 0..self.plan.raw.len() {
+                let packets = raw::packets(self.plan, self.space, index, chain)?;
                 self.walk_entry(sides, (TableName::Raw, chain), packets)?;
             }
-            for entry in &self.plan.mangle {
-                let packets = mangle::packets(self.plan, self.space, entry, chain)?;
+            for index in 0..self.plan.mangle.len() {
+                let packets = mangle::packets(self.plan, self.space, index, chain)?;
                 self.walk_entry(sides, (TableName::Mangle, chain), packets)?;
             }
         }

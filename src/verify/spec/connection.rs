@@ -1,11 +1,11 @@
 //! The packets that `original` and `match` choose. What a match of iptables means is read by the analysis, as for custom
 //! rules; which matches a rule asks is decided here.
 
-use crate::analysis::{GaveUp, Reading, Set, Space, TextError, has_memory, rule_sets};
+use crate::analysis::{BaseChain, GaveUp, Reading, Set, Space, TextError, has_memory, rule_sets};
 use crate::iptables::{Chain, ChainPolicy, Match, Rule, Ruleset, Table, TableName, Target};
 use crate::net::{Family, State, address_of};
 use crate::resolve::{PlannedMatch, PlannedOriginal};
-use crate::verify::condition::Condition;
+use crate::verify::condition::{Bucket, Condition, RateLimit};
 
 /// Returns the packets whose connection's first packet was sent to a destination, in the direction of that packet.
 pub(super) fn original(space: &Space, asked: &PlannedOriginal) -> Result<Set, GaveUp> {
@@ -99,6 +99,69 @@ pub(super) fn matched(space: &Space, asked: &PlannedMatch) -> Result<Set, GaveUp
 pub(super) fn counting(asked: &PlannedMatch, family: Family) -> Vec<String> {
     let all = asked.matches[family].iter().filter(|one| has_memory(one));
     all.map(|one| one.to_text(family)).collect()
+}
+
+/// A match of an entry that counts: as iptables prints it, and the condition that it asks for, negated or not.
+pub(in crate::verify) type Counted = (String, Condition, bool);
+
+/// The numbers of the counters so far in a base chain, by their kinds.
+#[derive(Default)]
+pub(super) struct Counters {
+    limits: usize,
+    connections: usize,
+    pub turns: usize,
+    counting: usize,
+}
+
+impl Counters {
+    /// Returns the matches of an entry that count, in their order, each with a counter of its own.
+    pub fn counted(
+        &mut self,
+        asked: &PlannedMatch,
+        family: Family,
+        (table, chain): (TableName, BaseChain),
+    ) -> Vec<Counted> {
+        let next = |number: &mut usize| {
+            *number += 1;
+            Bucket::of_table(table, chain.as_str(), *number - 1)
+        };
+        let mut all = Vec::new();
+        for one in asked.matches[family].iter().filter(|one| has_memory(one)) {
+            let text = one.to_text(family);
+            let turn = Condition::turn(one).filter(|_| table == TableName::Nat);
+            let (condition, negated) = if let Some((most, of, over)) = Condition::connections(one) {
+                let bucket = next(&mut self.connections);
+                (Condition::Connections(bucket, most, of), over)
+            } else if let Some(every) = turn {
+                self.turns += 1;
+                let bucket = Bucket {
+                    chain: chain.as_str().to_owned(),
+                    place: self.turns - 1,
+                };
+                (Condition::Turn(bucket, every), false)
+            } else if let Some((rate, over)) = RateLimit::of_match(one, family) {
+                (Condition::Within(next(&mut self.limits), rate), over)
+            } else {
+                let bucket = next(&mut self.counting);
+                (Condition::Counting(bucket, text.clone()), false)
+            };
+            all.push((text, condition, negated));
+        }
+        all
+    }
+}
+
+/// Returns the packets of a set for which all of these matches hold.
+pub(super) fn where_counted(space: &Space, when: Set, all: &[Counted]) -> Result<Set, GaveUp> {
+    let mut left = when;
+    for (_, condition, negated) in all {
+        let holds = condition.set(space)?;
+        left = match negated {
+            true => space.minus(left, holds)?,
+            false => space.and(left, holds)?,
+        };
+    }
+    Ok(left)
 }
 
 /// Returns the conditions in place of a match, if it asks what keys of the policy ask, too.

@@ -1,6 +1,7 @@
 //! The specification of `[[mangle]]`.
 
 use super::Spec;
+use super::connection::{self, Counted, Counters};
 use super::custom;
 use super::matching::{Matching, PacketEnd, in_scope};
 use super::raw;
@@ -18,8 +19,15 @@ pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> 
         let mut customs = spec.custom.of_chain(place);
         for (index, entry) in plan.mangle.iter().enumerate() {
             steps.extend(custom::steps(space, customs.before_entry(index)));
-            let when = packets(plan, space, entry, chain)?;
+            let when = packets(plan, space, index, chain)?;
             if when != space.none() {
+                let counted = counted(plan, space, index, chain)?;
+                if !counted.is_empty() {
+                    let place = (TableName::Mangle, chain, index);
+                    spec.counted_by_entries.insert(place, counted);
+                }
+                let at = (TableName::Mangle, index);
+                steps.extend(spec.log_of_entry(when, &entry.packets, at));
                 steps.extend(self::steps(space, entry.change, when)?);
             }
         }
@@ -36,8 +44,55 @@ pub(in crate::verify) fn add_to(spec: &mut Spec, plan: &Plan, space: &Space) -> 
     Ok(())
 }
 
-/// Returns the packets of an entry in a base chain.
+/// Returns the packets of an entry in a base chain, by its index in the plan.
 pub(in crate::verify) fn packets(
+    plan: &Plan,
+    space: &Space,
+    index: usize,
+    chain: BaseChain,
+) -> Result<Set, GaveUp> {
+    let entry = &plan.mangle[index];
+    let mut when = one_way(plan, space, entry, chain)?;
+    if matches!(entry.change, MangleChange::ClampMss(_)) && chain == BaseChain::Forward {
+        // Each end announces the segment size that it can receive, so a clamp of one direction only limits the other.
+        let hook = Hook::Forward;
+        let matching = Matching { plan, space, hook };
+        let mut back = raw::answers(&matching, &entry.packets)?;
+        if let Some(asked) = &entry.packets.matches {
+            back = space.and(back, connection::matched(space, asked)?)?;
+        }
+        when = space.or(when, changed(plan, space, entry, hook, back)?)?;
+    }
+    connection::where_counted(space, when, &counted(plan, space, index, chain)?)
+}
+
+/// Returns the matches of an entry that count in a base chain. Their numbers depend on the entries before it.
+fn counted(
+    plan: &Plan,
+    space: &Space,
+    index: usize,
+    chain: BaseChain,
+) -> Result<Vec<Counted>, GaveUp> {
+    let counts =
+        |entry: &PlannedMangle| entry.packets.matches.as_ref().is_some_and(|all| all.counts);
+    if !counts(&plan.mangle[index]) {
+        return Ok(Vec::new());
+    }
+    let mut counters = Counters::default();
+    let mut last = Vec::new();
+    for entry in plan.mangle[..=index].iter().filter(|entry| counts(entry)) {
+        last.clear();
+        if let Some(asked) = &entry.packets.matches
+            && one_way(plan, space, entry, chain)? != space.none()
+        {
+            last = counters.counted(asked, space.family(), (TableName::Mangle, chain));
+        }
+    }
+    Ok(last)
+}
+
+/// Returns the packets of an entry in a base chain, without those in the other direction and whatever its matches count.
+fn one_way(
     plan: &Plan,
     space: &Space,
     entry: &PlannedMangle,
@@ -77,14 +132,21 @@ pub(in crate::verify) fn packets(
             })?
         }
         (true, _) | (false, BaseChain::Prerouting) => return Ok(space.none()),
-        (false, BaseChain::Forward) if matches!(change, MangleChange::ClampMss(_)) => {
-            // Each end announces the segment size that it can receive, so a clamp of one direction only limits the other.
-            let there = matching.rule(rule)?;
-            space.or(there, raw::answers(&matching, rule)?)?
-        }
         (false, _) => matching.rule(rule)?,
     };
-    match change {
+    changed(plan, space, entry, hook, when)
+}
+
+/// Returns those packets that a change applies to.
+fn changed(
+    plan: &Plan,
+    space: &Space,
+    entry: &PlannedMangle,
+    hook: Hook,
+    when: Set,
+) -> Result<Set, GaveUp> {
+    let rule = &entry.packets;
+    match entry.change {
         // The SYN packets of both directions have the segment size.
         MangleChange::ClampMss(_) => {
             // SYN and RST, as in the man page of TCPMSS.
@@ -125,6 +187,7 @@ fn leaving(plan: &Plan, space: &Space, rule: &PlannedRule) -> Result<Set, GaveUp
         places.push(matching.at(*to, &rule.destination, PacketEnd::To)?);
     }
     let mut places = space.any(places)?;
+    places = space.minus(places, matching.left_out(&rule.not_to, PacketEnd::To)?)?;
     if let Some(source) = &rule.source {
         places = space.and(places, matching.meant(source, PacketEnd::From)?)?;
     }

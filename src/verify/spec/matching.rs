@@ -204,7 +204,7 @@ impl Matching<'_> {
 
     /// Returns the packets that a negated `from` or `to` leaves out: those on the devices of the places, whatever the `scope` of
     /// an interface, and in their networks.
-    fn left_out(&self, places: &Option<Vec<Endpoint>>, side: PacketEnd) -> Result<Set, GaveUp> {
+    pub fn left_out(&self, places: &Option<Vec<Endpoint>>, side: PacketEnd) -> Result<Set, GaveUp> {
         let places = places.iter().flatten();
         let parts = places.flat_map(|place| all_parts(self.plan, *place, self.space.family()));
         let sets = parts.map(|part| self.at_part(&part, side));

@@ -4,7 +4,7 @@
 //! Hooks, families, the preamble, the order of rules and the meaning of negation are implemented here a second time. The code
 //! that generates the rules shares nothing with this module but the types of the plan, so that a mistake in either is found.
 
-mod connection;
+pub(super) mod connection;
 pub(super) mod custom;
 mod defaults;
 pub(super) mod mangle;
@@ -15,15 +15,16 @@ mod rules;
 
 use std::collections::{BTreeMap, HashMap};
 
+use self::connection::Counted;
 use self::custom::{CustomFlows, Customs};
 use self::matching::set_name;
 use self::rules::SpecChain;
 use super::condition::Condition;
-use crate::analysis::{BaseChain, Behaviour, Effect, GaveUp, Set, Space, Verdict};
+use crate::analysis::{BaseChain, Behaviour, Effect, GaveUp, RuleStep, Set, Space, Verdict};
 use crate::iptables::TableName;
 use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::{BackendTurn, NatChain};
-use crate::resolve::{Members, Plan};
+use crate::resolve::{Members, Plan, PlannedRule};
 
 /// What a policy does with the packets of one family.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +43,10 @@ pub struct Spec {
     pub(super) connections: HashMap<(Hook, usize), Condition>,
     /// The matches of rules that count, by hook and index in [`Plan::rules`].
     pub(super) counted: HashMap<(Hook, usize), Vec<Condition>>,
+    /// The log class of each effect that stands for the log of an entry, by index in [`Plan::log_classes`].
+    pub(super) entry_logs: BTreeMap<Effect, usize>,
+    /// The matches of entries that count, by base chain and the entry's index among those of its table.
+    pub(super) counted_by_entries: HashMap<(TableName, BaseChain, usize), Vec<Counted>>,
     /// The conditions that select one of several backends.
     pub(super) turns: HashMap<BackendTurn, Condition>,
     /// The packets of each nat entry, by chain and index in [`Plan::nat`], without regard to earlier entries.
@@ -51,6 +56,20 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Returns the step that logs the packets of an entry, by its index among those of its table; `None` if it does not log.
+    fn log_of_entry(
+        &mut self,
+        when: Set,
+        packets: &PlannedRule,
+        (table, index): (TableName, usize),
+    ) -> Option<RuleStep> {
+        let class = packets.log?;
+        // The name does not depend on other entries, so that policies with and without one can be compared.
+        let effect: Effect = format!("log of {} entry {index:08}", table.as_str()).into();
+        self.entry_logs.insert(effect.clone(), class);
+        Some(RuleStep::effect(when, effect))
+    }
+
     /// Returns the packets that a rule logs in a hook, by index in [`Plan::rules`]; `None` if it logs none.
     pub(super) fn logged(&self, space: &Space, hook: Hook, rule: usize) -> Option<Set> {
         let place = (TableName::Filter, BaseChain::from(hook));

@@ -1,6 +1,7 @@
 //! The specification of `[[raw]]`, and of the replies that the filter table accepts because of it.
 
 use super::Spec;
+use super::connection::{self, Counted, Counters};
 use super::custom;
 use super::matching::Matching;
 use crate::analysis::{BaseChain, Flow, GaveUp, RuleStep, Set, Space, Verdict, Write};
@@ -29,8 +30,15 @@ pub(in crate::verify) fn add_to(
         let mut customs = spec.custom.of_chain(place);
         for (index, entry) in plan.raw.iter().enumerate() {
             steps.extend(custom::steps(space, customs.before_entry(index)));
-            let when = packets(plan, space, entry, chain)?;
+            let when = packets(plan, space, index, chain)?;
             if when != space.none() {
+                let counted = counted(plan, space, index, chain)?;
+                if !counted.is_empty() {
+                    let place = (TableName::Raw, chain, index);
+                    spec.counted_by_entries.insert(place, counted);
+                }
+                let at = (TableName::Raw, index);
+                steps.extend(spec.log_of_entry(when, &entry.packets, at));
                 let write = match entry.treatment {
                     Treatment::NoTrack { .. } => Write::Untracked,
                     Treatment::Helper(_) => Write::Template,
@@ -66,34 +74,72 @@ pub(in crate::verify) fn effect(entry: &PlannedRaw) -> String {
     }
 }
 
-/// Returns the packets of an entry in a base chain of the raw table. `notrack` applies to the replies too.
+/// Returns the packets of an entry in a base chain of the raw table, by its index in the plan. `notrack` applies to the
+/// replies too.
 pub(in crate::verify) fn packets(
     plan: &Plan,
     space: &Space,
-    entry: &PlannedRaw,
+    index: usize,
     chain: BaseChain,
 ) -> Result<Set, GaveUp> {
-    let PlannedRaw {
-        packets: rule,
-        treatment,
-    } = entry;
+    let PlannedRaw { packets, treatment } = &plan.raw[index];
+    let there = one_way(plan, space, packets, treatment, chain)?;
+    let there = connection::where_counted(space, there, &counted(plan, space, index, chain)?)?;
+    match treatment {
+        Treatment::NoTrack { .. } => {
+            let back = one_way(plan, space, &reversed(packets).0, treatment, chain)?;
+            space.or(there, back)
+        }
+        Treatment::Helper(helper) if helper.exists(space.family()) => Ok(there),
+        Treatment::Helper(_) => Ok(space.none()),
+        Treatment::Drop => Ok(there),
+    }
+}
+
+/// Returns the matches of an entry that count in a base chain. Their numbers depend on the entries before it.
+fn counted(
+    plan: &Plan,
+    space: &Space,
+    index: usize,
+    chain: BaseChain,
+) -> Result<Vec<Counted>, GaveUp> {
+    let counts = |entry: &PlannedRaw| entry.packets.matches.as_ref().is_some_and(|all| all.counts);
+    if !counts(&plan.raw[index]) {
+        return Ok(Vec::new());
+    }
+    let mut counters = Counters::default();
+    let mut last = Vec::new();
+    for entry in plan.raw[..=index].iter().filter(|entry| counts(entry)) {
+        let PlannedRaw { packets, treatment } = entry;
+        last.clear();
+        if let Some(asked) = &packets.matches
+            && one_way(plan, space, packets, treatment, chain)? != space.none()
+        {
+            last = counters.counted(asked, space.family(), (TableName::Raw, chain));
+        }
+    }
+    Ok(last)
+}
+
+/// Returns the packets of one direction in a base chain of the raw table, whatever the matches of the entry count.
+fn one_way(
+    plan: &Plan,
+    space: &Space,
+    rule: &PlannedRule,
+    treatment: &Treatment,
+    chain: BaseChain,
+) -> Result<Set, GaveUp> {
     if *treatment == Treatment::Drop {
         return dropped(plan, space, rule, chain);
     }
     let is_helper = matches!(treatment, Treatment::Helper(_));
-    let one_way = |rule: &PlannedRule| match chain {
+    match chain {
         BaseChain::Output => {
             let hook = Hook::Output;
             Matching { plan, space, hook }.rule(rule)
         }
         BaseChain::Prerouting => coming(plan, space, rule, is_helper),
         _ => Ok(space.none()),
-    };
-    let there = one_way(rule)?;
-    match treatment {
-        Treatment::NoTrack { .. } => space.or(there, one_way(&reversed(rule).0)?),
-        Treatment::Helper(helper) if helper.exists(space.family()) => Ok(there),
-        Treatment::Helper(_) | Treatment::Drop => Ok(space.none()),
     }
 }
 

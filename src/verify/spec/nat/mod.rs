@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::Spec;
+use super::connection::{self, Counted, Counters};
 use super::custom::{self, CustomTurns};
 use super::matching::{Matching, in_scope};
 use crate::analysis::{BaseChain, Field, Flow, GaveUp, RuleStep, Set, Space, Translation, Verdict};
@@ -40,7 +41,7 @@ fn translations(
 ) -> Result<(), GaveUp> {
     let place = (TableName::Nat, base_chain(chain));
     let mut customs = spec.custom.of_chain(place);
-    let in_chain = self::chain(plan, space, chain, &mut customs, &mut spec.turns)?;
+    let in_chain = self::chain(plan, space, chain, &mut customs, spec)?;
     let packets = in_chain.packets.into_iter();
     spec.translated
         .extend(packets.map(|(entry, packets)| (chain, entry, packets)));
@@ -78,28 +79,45 @@ pub(in crate::verify) struct NatSpec {
     pub packets: Vec<(usize, Set)>,
 }
 
-/// Returns what entries and custom rules do in one chain. Adds to `turns` the conditions that select one of several backends.
+/// Returns what entries and custom rules do in one chain. Adds to `spec` the conditions that count there, and the logs.
 pub(in crate::verify) fn chain(
     plan: &Plan,
     space: &Space,
     chain: NatChain,
     customs: &mut CustomTurns,
-    turns: &mut HashMap<BackendTurn, Condition>,
+    spec: &mut Spec,
 ) -> Result<NatSpec, GaveUp> {
     let mut in_chain = NatSpec {
         steps: Vec::new(),
         packets: Vec::new(),
     };
+    let mut counting = Counting::default();
     for (index, nat) in plan.nat.iter().enumerate() {
         let before = customs.before_entry(index);
         in_chain.steps.extend(custom::steps(space, before));
         let entry = Entry::new(plan, space, index, nat);
-        if entry.is_here() {
-            let packets = entry.steps(chain, turns, &mut in_chain.steps)?;
-            if packets != space.none() {
-                in_chain.packets.push((index, packets));
-            }
+        if !entry.is_here() {
+            continue;
         }
+        let mut own = Vec::new();
+        let packets = entry.steps(chain, &mut counting, &mut own)?;
+        if packets == space.none() {
+            continue;
+        }
+        in_chain.packets.push((index, packets));
+        // A hairpin masquerades what the entry logged when it changed the destination.
+        if entry.is_of(chain) {
+            let at = (TableName::Nat, index);
+            in_chain
+                .steps
+                .extend(spec.log_of_entry(packets, &nat.packets, at));
+        }
+        in_chain.steps.extend(own);
+    }
+    spec.turns.extend(counting.turns);
+    for (index, counted) in counting.counted {
+        let place = (TableName::Nat, base_chain(chain), index);
+        spec.counted_by_entries.insert(place, counted);
     }
     let after = customs.up_to(CustomPosition::After);
     in_chain.steps.extend(custom::steps(space, after));
@@ -118,7 +136,7 @@ pub(in crate::verify) fn alone(
     if let Some(nat) = plan.nat.get(index) {
         let entry = Entry::new(plan, space, index, nat);
         if entry.is_here() {
-            entry.steps(chain, &mut HashMap::new(), &mut steps)?;
+            entry.steps(chain, &mut Counting::default(), &mut steps)?;
         }
     }
     Flow::from_rules(space, steps)
@@ -172,6 +190,16 @@ fn translated(space: &Space) -> Result<Set, GaveUp> {
     let tracked = [State::New, State::Established, State::Related];
     let other = space.range(Field::DestinationTranslated, 1, 1)?;
     space.and(space.states(&tracked)?, other)
+}
+
+/// What counts in a chain of the nat table.
+#[derive(Default)]
+struct Counting {
+    counters: Counters,
+    /// The conditions that select one of several backends.
+    turns: HashMap<BackendTurn, Condition>,
+    /// The matches that count, of each entry by its index.
+    counted: Vec<(usize, Vec<Counted>)>,
 }
 
 struct Entry<'a> {
@@ -242,20 +270,11 @@ impl<'a> Entry<'a> {
     fn steps(
         &self,
         chain: NatChain,
-        turns: &mut HashMap<BackendTurn, Condition>,
+        counting: &mut Counting,
         steps: &mut Vec<RuleStep>,
     ) -> Result<Set, GaveUp> {
         let space = self.space;
-        let sources = matches!(
-            self.translation,
-            resolve::PlannedTranslation::Masquerade { .. }
-                | resolve::PlannedTranslation::Snat(_)
-                | resolve::PlannedTranslation::Untranslated(NatSide::Source)
-                | resolve::PlannedTranslation::Netmap {
-                    side: NatSide::Source,
-                    ..
-                }
-        );
+        let sources = self.changes_source();
         let is_last = chain == NatChain::Postrouting;
         if is_last && !sources {
             // Hairpin: with this host's address as source, the replies come back through this host.
@@ -268,10 +287,12 @@ impl<'a> Entry<'a> {
         }
         if sources {
             let leaving = self.matching.keys(self.packets, self.leaves()?)?;
+            let leaving = self.counted(chain, leaving, counting)?;
             steps.push(RuleStep::verdict(leaving, self.new_source()));
             return Ok(leaving);
         }
         let arriving = self.matching.keys(self.packets, self.arrives(chain)?)?;
+        let arriving = self.counted(chain, arriving, counting)?;
         match self.translation {
             resolve::PlannedTranslation::Redirect { port, .. } => {
                 let target = self.redirect(*port);
@@ -283,9 +304,43 @@ impl<'a> Entry<'a> {
             resolve::PlannedTranslation::Netmap { to, .. } => {
                 steps.push(RuleStep::verdict(arriving, self.netmap(to)));
             }
-            _ => self.to_backends(chain, arriving, turns, steps)?,
+            _ => self.to_backends(chain, arriving, counting, steps)?,
         }
         Ok(arriving)
+    }
+
+    /// Returns `true` if the source changes, or stays: in POSTROUTING.
+    fn changes_source(&self) -> bool {
+        matches!(
+            self.translation,
+            resolve::PlannedTranslation::Masquerade { .. }
+                | resolve::PlannedTranslation::Snat(_)
+                | resolve::PlannedTranslation::Untranslated(NatSide::Source)
+                | resolve::PlannedTranslation::Netmap {
+                    side: NatSide::Source,
+                    ..
+                }
+        )
+    }
+
+    /// Returns `true` if a chain is one of the entry's type, and not only of its hairpin.
+    fn is_of(&self, chain: NatChain) -> bool {
+        self.changes_source() == (chain == NatChain::Postrouting)
+    }
+
+    /// Returns the packets of a set for which the entry's matches that count hold, too.
+    fn counted(&self, chain: NatChain, when: Set, counting: &mut Counting) -> Result<Set, GaveUp> {
+        let Some(asked) = &self.packets.matches else {
+            return Ok(when);
+        };
+        if when == self.space.none() || !asked.counts {
+            return Ok(when);
+        }
+        let place = (TableName::Nat, base_chain(chain));
+        let counted = counting.counters.counted(asked, self.family(), place);
+        let when = connection::where_counted(self.space, when, &counted)?;
+        counting.counted.push((self.index, counted));
+        Ok(when)
     }
 
     /// Adds the steps that distribute connections among the backends.
@@ -293,7 +348,7 @@ impl<'a> Entry<'a> {
         &self,
         chain: NatChain,
         arriving: Set,
-        turns: &mut HashMap<BackendTurn, Condition>,
+        counting: &mut Counting,
         steps: &mut Vec<RuleStep>,
     ) -> Result<(), GaveUp> {
         let space = self.space;
@@ -309,8 +364,9 @@ impl<'a> Entry<'a> {
                 if others > 1 {
                     let bucket = Bucket {
                         chain: base_chain(chain).as_str().to_owned(),
-                        place: turns.keys().filter(|turn| turn.chain == chain).count(),
+                        place: counting.counters.turns,
                     };
+                    counting.counters.turns += 1;
                     let condition = Condition::Turn(bucket, u32::try_from(others).unwrap_or(0));
                     let set = condition.set(space)?;
                     here = space.and(left, set)?;
@@ -322,7 +378,7 @@ impl<'a> Entry<'a> {
                         first_port: class.first_port,
                         backend: place,
                     };
-                    turns.insert(turn, condition);
+                    counting.turns.insert(turn, condition);
                 }
                 steps.push(RuleStep::verdict(
                     here,

@@ -17,11 +17,16 @@ impl<'a> Entry<'a> {
     }
 
     pub(super) fn services(&self) -> Result<Set, GaveUp> {
-        let Some(all) = &self.packets.service else {
-            return Ok(self.space.all());
+        let any = |parts: &[ServicePart]| {
+            let sets: Result<Vec<_>, _> =
+                parts.iter().map(|part| self.matching.part(part)).collect();
+            self.space.any(sets?)
         };
-        let sets: Result<Vec<_>, _> = all.iter().map(|part| self.matching.part(part)).collect();
-        self.space.any(sets?)
+        match (&self.packets.service, &self.packets.not_service) {
+            (Some(all), _) => any(all),
+            (None, Some(all)) => self.space.not(any(all)?),
+            (None, None) => Ok(self.space.all()),
+        }
     }
 
     fn from(&self) -> &[Endpoint] {
@@ -56,6 +61,10 @@ impl<'a> Entry<'a> {
             NatChain::Output => space.none(),
             _ => self.outside(self.from(), PacketEnd::From)?,
         };
+        let not_from = self
+            .matching
+            .left_out(&self.packets.not_from, PacketEnd::From)?;
+        let by_place = space.minus(by_place, not_from)?;
         let mut arriving = space.and(by_place, asked)?;
         if chain == NatChain::Prerouting {
             let mut own = Vec::new();
@@ -89,7 +98,10 @@ impl<'a> Entry<'a> {
             let all = known.fold(IntervalSet::empty(), |all, one| all.union(&one));
             keys.push(space.values(Field::Source, &all)?);
         }
-        space.every(keys)
+        let not_to = self
+            .matching
+            .left_out(&self.packets.not_to, PacketEnd::To)?;
+        space.minus(space.every(keys)?, not_to)
     }
 
     /// Returns the packets from hosts beside a backend that leave by the interface that they came from.
@@ -190,6 +202,13 @@ impl<'a> Entry<'a> {
                 ends
             }
         };
+        let not_from = self
+            .matching
+            .left_out(&self.packets.not_from, PacketEnd::From)?;
+        let not_to = self
+            .matching
+            .left_out(&self.packets.not_to, PacketEnd::To)?;
+        let on_path = space.minus(space.minus(on_path, not_from)?, not_to)?;
         space.and(on_path, self.asked_source()?)
     }
 
