@@ -19,6 +19,8 @@ use crate::views::{Compiled, compile, decide, number};
 const PACKETS: usize = 150;
 /// How often the circumstances of a packet are thrown_for anew.
 const THROWS: u64 = 6;
+/// The same where one packet must find all circumstances of a rule as it asks for them.
+const MANY_THROWS: u64 = 100;
 
 /// The test.
 pub fn all() -> Vec<Trial> {
@@ -364,7 +366,7 @@ fn world_open(
                     let Some(witness) = witness.filter(|it| it.possible) else {
                         break;
                     };
-                    let decisions = (0..THROWS).map(|throw| {
+                    let decisions = (0..MANY_THROWS).map(|throw| {
                         let packet = &witness.packet;
                         let holds =
                             |asked: policy::Circumstance<'_>| thrown_for(throw, asked, packet);
