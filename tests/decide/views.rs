@@ -114,6 +114,14 @@ impl Compiled {
                 Match::Other(module) if module.name == "policy" => {
                     &*module.setting("pol").unwrap().value == "none"
                 }
+                // A list that nobody fills.
+                Match::Other(module)
+                    if module
+                        .setting("name")
+                        .is_some_and(|name| &*name.value == "nobody") =>
+                {
+                    false
+                }
                 Match::Other(module) => usually(module.name),
                 Match::Conntrack(_) => false,
                 _ => return None,
@@ -295,7 +303,10 @@ fn judge(
             "one in",
         ];
         let says = space.values_of(&packet, |key| holds.iter().any(|word| key.contains(word)));
-        let module = |key: &str| usually(key.trim_start_matches("-m ").split(' ').next().unwrap());
+        let module = |key: &str| {
+            let name = key.trim_start_matches("-m ").split(' ').next();
+            usually(name.unwrap()) && !key.contains("--name nobody ")
+        };
         let does = space.values_of(&packet, module);
         let mut says = spec.behaviour.fate(space, place, says);
         if let Verdict::Target(_) = says.verdict {

@@ -78,6 +78,7 @@ impl Prover<'_> {
                 self.space.minus(all_actual, all_expected)?,
             )?;
             let unexplained = self.space.minus(only, wrong)?;
+            let passing = self.passing_raw(sides, hook, unexplained)?;
             let what = if only == self.space.none() {
                 DisagreementKind::Buckets {
                     table: place.0,
@@ -88,8 +89,10 @@ impl Prover<'_> {
                 }
             } else if unexplained == self.space.none() {
                 continue;
+            } else if passing == self.space.none() {
+                DisagreementKind::DroppedBefore(place.1)
             } else {
-                match sides.walk(hook, unexplained)? {
+                match sides.walk(hook, passing)? {
                     Ok(walked) if !walked.same_logs() => DisagreementKind::Logs(walked),
                     other => contradiction(
                         other,

@@ -243,7 +243,12 @@ impl Prover<'_> {
 
     /// Returns the packets of a set that the raw table lets through to a hook, by the policy and by the rules. A packet that
     /// the raw table drops shows no difference in the filter table.
-    fn passing_raw(&self, sides: &BothSides<'_>, hook: Hook, packets: Set) -> Result<Set, GaveUp> {
+    pub(super) fn passing_raw(
+        &self,
+        sides: &BothSides<'_>,
+        hook: Hook,
+        packets: Set,
+    ) -> Result<Set, GaveUp> {
         let chain = match hook {
             Hook::Output => BaseChain::Output,
             Hook::Input | Hook::Forward => BaseChain::Prerouting,
