@@ -1,8 +1,10 @@
 //! Lints on the rules of one hook and family: what earlier and later rules leave of each rule.
 
+use std::cell::OnceCell;
+
 use super::Found;
 use super::world::{self, GUARDED, is_most, sources, to_guarded};
-use crate::analysis::{BaseChain, Covers, Field, GaveUp, Set, Space, Verdict};
+use crate::analysis::{BaseChain, Behaviour, Covers, GaveUp, Path, Set, Space, Verdict};
 use crate::diag::Diagnostic;
 use crate::iptables::TableName;
 use crate::lints::{contradiction, world_open};
@@ -41,6 +43,10 @@ pub(super) struct LintedChain<'a> {
     valid: Set,
     /// The real packets that open a connection to a guarded port.
     guarded: Set,
+    /// What the tables do, if one before the filter table drops packets.
+    drops_before: Option<Behaviour>,
+    /// The path of new connections through these tables, once it was needed.
+    path: OnceCell<Path>,
     default: DefaultAction,
     /// Whether the default logs what it denies.
     logs_default: bool,
@@ -87,7 +93,7 @@ impl<'a> LintedChain<'a> {
         let defaults = &plan.defaults[space.family()];
         let valid = space.valid(hook.into())?;
         let guarded = [world::guarded(space)?, space.as_state(State::New)?, valid];
-        let guarded = space.minus(space.every(guarded)?, dropped_before(space, spec, hook)?)?;
+        let guarded = space.every(guarded)?;
         Ok(Self {
             plan,
             space,
@@ -97,6 +103,8 @@ impl<'a> LintedChain<'a> {
             may: Covers::new(space, lines.iter().map(|line| line.set).collect())?,
             valid,
             guarded,
+            drops_before: drops_before(space, spec, hook)?,
+            path: OnceCell::new(),
             lines,
             default: defaults.actions[hook],
             logs_default: defaults.log[hook].is_some(),
@@ -262,6 +270,27 @@ impl<'a> LintedChain<'a> {
         Ok(self.lines[high - 1].rule)
     }
 
+    /// Returns the packets, as they arrive, that may become those of a set in the filter table, and that a table before it does
+    /// not drop.
+    fn arriving(&self, shown: Set) -> Result<Set, GaveUp> {
+        let Some(behaviour) = &self.drops_before else {
+            return Ok(shown);
+        };
+        let space = self.space;
+        let path = match self.path.get() {
+            Some(path) => path,
+            None => {
+                let new = space.and(space.as_state(State::New)?, self.valid)?;
+                let path = Path::of(space, behaviour, self.hook, new)?;
+                self.path.get_or_init(|| path)
+            }
+        };
+        let filter = (TableName::Filter, BaseChain::from(self.hook));
+        let before = path.before(space, filter, shown)?;
+        let passes = path.may(space, |end| end.verdict == Verdict::Accept)?;
+        space.and(space.whatever_is_chosen(before)?, passes)
+    }
+
     /// Returns a finding if a rule opens a guarded port to more than half of all addresses.
     fn world_open(&self, at: usize, rule: &PlannedRule) -> Result<Option<Diagnostic>, GaveUp> {
         let anywhere =
@@ -284,6 +313,10 @@ impl<'a> LintedChain<'a> {
             if !is_most(space.family(), &sources(space, shown)?) {
                 continue;
             }
+            let arriving = self.arriving(shown)?;
+            if !is_most(space.family(), &sources(space, arriving)?) {
+                continue;
+            }
             let port = format!("{protocol} {first}");
             return Ok(Some(world_open::rule(rule.span, name, &port)));
         }
@@ -291,25 +324,17 @@ impl<'a> LintedChain<'a> {
     }
 }
 
-/// Returns packets to this host that the raw or the mangle table drops as they come. Forwarded packets may have another
-/// destination there.
-fn dropped_before(space: &Space, spec: &Spec, hook: Hook) -> Result<Set, GaveUp> {
-    let mut dropped = space.none();
-    if hook != Hook::Input {
-        return Ok(dropped);
-    }
+/// Returns what the tables do, if the raw or the mangle table drops packets before the filter table sees them in a hook.
+fn drops_before(space: &Space, spec: &Spec, hook: Hook) -> Result<Option<Behaviour>, GaveUp> {
     for (table, chain) in [
         (TableName::Raw, BaseChain::Prerouting),
         (TableName::Mangle, BaseChain::Prerouting),
-        (TableName::Mangle, BaseChain::Input),
+        (TableName::Mangle, hook.into()),
     ] {
         let verdicts = spec.behaviour.flow(space, (table, chain)).verdicts;
-        let here = space.decided(verdicts, &Verdict::Drop)?;
-        // A rate may let some pass.
-        if !space.is_opaque(here) {
-            dropped = space.or(dropped, here)?;
+        if space.decided(verdicts, &Verdict::Drop)? != space.none() {
+            return Ok(Some(spec.behaviour.silent()));
         }
     }
-    // A translation may lead other packets to the port.
-    space.minus(dropped, space.range(Field::DestinationTranslated, 1, 1)?)
+    Ok(None)
 }
