@@ -53,6 +53,11 @@ const NEVER: [&str; 3] = [
     "-m recent --name nobody --rcheck",
 ];
 
+/// Returns `true` if a packet shows whether a generated match holds.
+pub fn is_shown(text: &str) -> bool {
+    MATCHES.contains(&text)
+}
+
 /// Returns `true` if one of [`MATCHES`] or [`NEVER`] holds for a packet.
 pub fn matches_hold(text: &str, packet: &Packet) -> bool {
     let is_tracked = !matches!(packet.state, State::Invalid | State::Untracked);
@@ -191,6 +196,25 @@ pub fn sample(random: &mut Random) -> Sample {
     sample
 }
 
+/// Whether a key of an entry may be negated, by the other keys of the entry.
+fn may_negate(section: &str, key: &str) -> bool {
+    let has = |text: &str| section.contains(text);
+    let of_type = |types: &[&str]| types.iter().any(|one| has(&format!("type = \"{one}\"")));
+    let has_ports = has("to-port") || has("ports = ") || has(":80") || has(":23") || has(":85");
+    let changes_source = of_type(&["masquerade", "snat", "no-snat"]) || has("to-source");
+    match key {
+        "from" if has("type = \"notrack\"") => !has("\nto = "),
+        "from" => !changes_source && !has("hairpin") && !of_type(&["checksum"]),
+        "to" if has("[[raw]]") => false,
+        "to" => !of_type(&["redirect", "no-dnat", "netmap", "tproxy"]) && !has("hairpin"),
+        "service" if has("[[raw]]") => of_type(&["drop"]),
+        "service" => {
+            !has_ports && !has(":1024") && !has(":7777") && !of_type(&["tproxy", "checksum"])
+        }
+        _ => false,
+    }
+}
+
 /// A network's family, an address in it and its length: few different ones, so that they overlap.
 fn near(random: &mut Random) -> (Family, u128, u8) {
     let family = *random.pick(&Family::ALL);
@@ -246,14 +270,15 @@ impl Sample {
             let (section, after) = rest.split_at(end);
             rest = after;
             let heads = ["[[nat]]", "[[mangle]]", "[[raw]]"];
-            let is_entry = heads.iter().any(|head| section.starts_with(head)) && random.once_in(2);
+            let is_entry =
+                heads.iter().any(|head| section.starts_with(head)) && random.below(4) > 0;
             for line in section.lines() {
                 let negated = line.split_once(" = [").filter(|(key, names)| {
-                    ["from", "to", "service"].contains(key)
+                    may_negate(section, key)
                         && !names.contains("\"any\"")
                         && !names.contains("\"host\"")
                 });
-                match negated.filter(|_| is_entry && random.once_in(3)) {
+                match negated.filter(|_| is_entry && random.once_in(2)) {
                     Some((key, names)) => self.line(&format!("{key} = {{ not = [{names} }}")),
                     None => self.line(line),
                 }

@@ -689,8 +689,9 @@ impl<'a> Luck<'a> {
 impl Chance for Luck<'_> {
     fn holds(&self, asked: Circumstance<'_>, packet: &Packet) -> bool {
         let end = |packet: &Packet| (packet.destination, packet.destination_port);
-        if let Circumstance::Matches(text) = asked {
-            // A packet shows these.
+        if let Circumstance::Matches(text) = asked
+            && generate::is_shown(&text.value)
+        {
             return generate::matches_hold(&text.value, packet);
         }
         self.thrown(asked, end(packet) != end(self.first))
@@ -727,7 +728,9 @@ impl Chance for Luck<'_> {
 /// Whether a circumstance holds for a packet: as it shows, else by chance.
 pub fn thrown_for(throw: u64, asked: Circumstance<'_>, packet: &Packet) -> bool {
     match asked {
-        Circumstance::Matches(text) => generate::matches_hold(&text.value, packet),
+        Circumstance::Matches(text) if generate::is_shown(&text.value) => {
+            generate::matches_hold(&text.value, packet)
+        }
         other => thrown(throw, other, false),
     }
 }
@@ -738,6 +741,8 @@ fn thrown(throw: u64, asked: Circumstance<'_>, moved: bool) -> bool {
         Circumstance::Time(schedule) => {
             format!("{:?}{:?}{}", schedule.days, schedule.hours, schedule.local)
         }
+        // What counts has a counter for each entry.
+        Circumstance::Matches(text) if !text.value.contains("recent") => text.value.clone(),
         other => format!("{other:?}"),
     };
     match throw {
