@@ -200,6 +200,8 @@ codes! {
     LargeList = "large-list",
     /// A limit with `hits`, for which the kernel keeps few addresses.
     LimitTable = "limit-table",
+    /// A list of `recent` that rules of both families use.
+    RecentFamilies = "recent-families",
     /// A name that nothing uses.
     UnusedName = "unused-name",
     /// A comment that allows what is not found.

@@ -17,6 +17,7 @@ pub mod limit_table;
 pub mod never_matches;
 pub mod notrack_answers;
 pub mod one_family;
+pub mod recent_families;
 pub mod redundant;
 mod registry;
 pub mod shadowed;
@@ -39,6 +40,7 @@ pub const ALL: &[Lint] = &[
     state_below_established::LINT,
     large_list::LINT,
     limit_table::LINT,
+    recent_families::LINT,
     unused_name::LINT,
     unused_allow::LINT,
     any_is_forward::LINT,

@@ -49,7 +49,14 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
         }
         let mut rules = PerFamily::default();
         let mut refused: Option<Refusal> = None;
-        let scope = defaults::scope(&policy.defaults, written.scope.as_ref());
+        // In a block it is asked about packets of the block only.
+        let mut scope = written.scope.as_ref();
+        let mut around = written.within;
+        while let Some(block) = around.and_then(|block| policy.rules.get(block)) {
+            scope = scope.or(block.scope.as_ref());
+            around = block.within;
+        }
+        let scope = defaults::scope(&policy.defaults, scope);
         for family in Family::ALL {
             if !scope.is_none_or(|scope| scope.has(family)) {
                 continue;

@@ -4,13 +4,15 @@ use std::collections::HashSet;
 
 use super::plan::{AddressCondition, Endpoint, Plan, PlannedNat, PlannedRule, PlannedTranslation};
 use crate::diag::Sink;
-use crate::lints::{any_is_forward, forward_untested, large_list, limit_table, unused_name};
-use crate::net::{Family, Hook};
+use crate::lints::{
+    any_is_forward, forward_untested, large_list, limit_table, recent_families, unused_name,
+};
+use crate::net::{Family, Hook, PerFamily};
 use crate::policy::{
     self, AddressItem, Definition, Definitions, LimitRate, LogChoice, Policy, PolicyZone,
     RuleLimit, ServiceItem,
 };
-use crate::source::{FileId, Located};
+use crate::source::{FileId, Located, Span};
 
 /// The number of lines from which a set is better than a list.
 const LARGE: usize = 64;
@@ -56,6 +58,41 @@ pub fn limit_tables(policy: &Policy, sink: &mut Sink) {
             sink.report(limit_table::finding(limit.span));
         }
     }
+}
+
+/// Reports lists of `recent` that `match` and custom rules of both families use.
+pub fn recent_families(plan: &Plan, sink: &mut Sink) {
+    let entries = plan.rules.iter();
+    let entries = entries.chain(plan.nat.iter().map(|entry| &entry.packets));
+    let entries = entries.chain(plan.mangle.iter().map(|entry| &entry.packets));
+    let entries = entries.chain(plan.raw.iter().map(|entry| &entry.packets));
+    let enabled = entries.filter(|entry| entry.enabled);
+    let matches = enabled.filter_map(|entry| Some((entry, entry.matches.as_ref()?)));
+    let customs = plan.custom.iter();
+    let customs = customs.map(|custom| (custom.span, &custom.rules));
+    let mut lists = PerFamily::<Vec<(&str, Span)>>::default();
+    for family in Family::ALL {
+        let has = |entry: &PlannedRule| entry.scope.is_none_or(|scope| scope.has(family));
+        let of_matches = matches.clone().filter(|(entry, _)| has(entry));
+        let of_matches = of_matches.map(|(entry, asked)| (entry.span, &asked.texts));
+        for (span, texts) in of_matches.chain(customs.clone()) {
+            let names = texts[family].as_deref().into_iter().flat_map(recent_lists);
+            lists[family].extend(names.map(|name| (name, span)));
+        }
+    }
+    let mut seen = HashSet::new();
+    for (name, span) in &lists.v6 {
+        let other = lists.v4.iter().find(|(other, _)| other == name);
+        if let Some((_, other)) = other.filter(|_| seen.insert(name)) {
+            sink.report(recent_families::finding(*span, name, *other));
+        }
+    }
+}
+
+/// Returns the names of the lists of `recent` in matches as `iptables-save` prints them.
+fn recent_lists(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split("-m ").filter(|part| part.starts_with("recent "));
+    parts.filter_map(|part| part.split_once("--name ")?.1.split(' ').next())
 }
 
 /// Reports rules from `any` to `any`: they apply to FORWARD only, since `any` never includes this host.

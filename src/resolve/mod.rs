@@ -116,6 +116,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         lints::unused_names(policy, root, sink);
         lints::any_is_forward(policy, sink);
         lints::limit_tables(policy, sink);
+        lints::recent_families(&plan, sink);
         lints::forward_untested(&plan, sink);
     }
     (!sink.has_errors()).then_some(plan)
