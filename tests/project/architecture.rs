@@ -222,7 +222,7 @@ fn wrong_arrows_are_seen() {
         ("src/net/mod.rs", "use crate::{diag, resolve};"),
         ("src/net/mod.rs", "use super::expand::Rendered;"),
         ("src/net/port.rs", "use super::super::policy;"),
-        ("src/expand/rules.rs", "use crate::iptables::parse;"),
+        ("src/expand/rules/mod.rs", "use crate::iptables::parse;"),
         ("src/iptables/parse.rs", "use crate::expand::Rendered;"),
         ("src/iptables/parse.rs", "use crate::policy::Rule;"),
         ("src/verify/spec/rules.rs", "use crate::expand::Rendered;"),
