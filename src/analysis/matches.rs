@@ -307,9 +307,15 @@ impl Conditions<'_> {
         if let Some(ipsec) = with_ipsec(module) {
             return self.space.not(self.opaque(&Match::Other(ipsec), false)?);
         }
-        match CONJUNCTIONS.contains(&module.name) {
-            true => self.each(module.name, &module.settings),
-            false => self.opaque(condition, WITH_MEMORY.contains(&module.name)),
+        if CONJUNCTIONS.contains(&module.name) {
+            return self.each(module.name, &module.settings);
+        }
+        match found(module) {
+            Some(found) => {
+                let found = self.opaque(&Match::Other(Box::new(found)), false)?;
+                self.space.not(found)
+            }
+            None => self.opaque(condition, WITH_MEMORY.contains(&module.name)),
         }
     }
 
@@ -357,6 +363,20 @@ fn with_ipsec(module: &Module) -> Option<Box<Module>> {
         setting.value = "ipsec".into();
     }
     Some(Box::new(ipsec))
+}
+
+/// Returns the `string` match that a negated one is the opposite of (`string_mt` of `xt_string.c`); `None` for other matches.
+fn found(module: &Module) -> Option<Module> {
+    let is_text = |one: &ModuleOption| one.name == "string" || one.name == "hex-string";
+    let is_negated = |one: &ModuleOption| is_text(one) && one.negated;
+    if module.name != "string" || !module.settings.iter().any(is_negated) {
+        return None;
+    }
+    let mut found = module.clone();
+    for setting in &mut found.settings {
+        setting.negated &= !is_text(setting);
+    }
+    Some(found)
 }
 
 /// Returns the addresses that match an address and a mask; `None` if the mask leaves too many bits free.

@@ -130,6 +130,8 @@ fn a_condition_without_memory_is_the_same_everywhere() {
     assert_eq!(differences(one, &one.repeat(2)), []);
     let split = "-A OUTPUT -m owner --uid-owner 1 -j A\n-A OUTPUT -m owner ! --uid-owner 1 -j A\n-A A -j ACCEPT\n";
     assert_eq!(differences(split, "-A OUTPUT -j ACCEPT\n"), []);
+    let found = "-A INPUT -m string --string a --algo bm -j A\n-A INPUT -m string ! --string a --algo bm -j A\n-A A -j ACCEPT\n";
+    assert_eq!(differences(found, "-A INPUT -j ACCEPT\n"), []);
 }
 
 #[test]
