@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::text::{BucketHolds, BucketKey};
 use crate::iptables::SetMatch;
 use crate::net::IntervalSet;
 
@@ -17,7 +18,7 @@ pub(super) struct ConditionKeys<'a> {
     pub origin: &'a str,
     /// `true` if rules see fragments other than the first.
     pub fragments: bool,
-    pub bucket: Option<&'a str>,
+    pub bucket: Option<&'a BucketKey>,
 }
 
 impl ConditionKeys<'_> {
@@ -27,10 +28,15 @@ impl ConditionKeys<'_> {
         simple.then(|| self.sets.get(&*set.name)).flatten()
     }
 
+    /// Returns when a condition with memory holds.
+    pub fn holds(&self) -> BucketHolds {
+        self.bucket.map_or(BucketHolds::True, |bucket| bucket.holds)
+    }
+
     /// Returns the key of a condition with memory.
     pub fn with_memory(&self, condition: &str) -> String {
         match self.bucket {
-            Some(key) => key.to_owned(),
+            Some(bucket) => bucket.key.clone(),
             None => with_memory_key(condition, self.origin),
         }
     }

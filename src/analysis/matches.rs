@@ -3,6 +3,7 @@
 use super::condition_keys::ConditionKeys;
 use super::field::{Field, NO_MAC, mac_number};
 use super::space::{Set, Space};
+use super::text::BucketHolds;
 use super::{GaveUp, address_types, writes::key_of};
 use crate::iptables::{
     AddressTypes, Conntrack, FlagTest, HopLimitMatch, IcmpMatch, MarkMask, Match, Module,
@@ -345,7 +346,14 @@ impl Conditions<'_> {
     fn opaque(&self, condition: &Match, memory: bool) -> Result<Set, GaveUp> {
         let text = condition.to_text(self.space.family());
         match memory {
-            true => self.space.opaque(&self.keys.with_memory(&text)),
+            true => {
+                let set = self.space.opaque(&self.keys.with_memory(&text))?;
+                match self.keys.holds() {
+                    BucketHolds::True => Ok(set),
+                    BucketHolds::False => self.space.not(set),
+                    BucketHolds::Always => Ok(self.space.all()),
+                }
+            }
             false => self.space.opaque(&text),
         }
     }

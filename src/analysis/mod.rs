@@ -80,7 +80,10 @@ pub use redundant::{IdleRules, changed_sets, idle};
 pub use shadow::{Covers, Shadowed, shadowed};
 pub use space::{Set, Space, Split};
 pub use targets::ends_key;
-pub use text::{Buckets, ConditionId, Conditions, Reading, chain_flows, counter, rule_sets};
+pub use text::{
+    BucketHolds, BucketKey, Buckets, ConditionId, Conditions, Reading, chain_flows, counter,
+    rule_sets,
+};
 pub use translation::Translation;
 pub use valid::{HostSetting, UnseenReason};
 pub use verdicts::{Verdict, Verdicts};

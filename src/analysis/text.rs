@@ -37,9 +37,29 @@ pub struct Reading<'a> {
 /// A condition of a rule, by its index among the rule's conditions.
 pub type ConditionId = (TableName, RuleId, usize);
 
+/// The variable that stands for a condition with memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketKey {
+    /// The key of the variable.
+    pub key: String,
+    /// When the condition holds.
+    pub holds: BucketHolds,
+}
+
+/// When a condition with memory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BucketHolds {
+    /// Where the variable of its key is true.
+    True,
+    /// Where the variable is false: `--hashlimit-above` for a key of `--hashlimit-upto`.
+    False,
+    /// For every packet: `recent --set`, which writes its list and answers nothing.
+    Always,
+}
+
 /// Keys of conditions with memory. Reaching one of these conditions is then an effect ([`counted`]). So is matching a
 /// rule without a target, because its counter may be read.
-pub type Buckets = BTreeMap<ConditionId, String>;
+pub type Buckets = BTreeMap<ConditionId, BucketKey>;
 
 impl Default for Reading<'_> {
     /// No facts.
@@ -276,8 +296,8 @@ impl<'a> ConditionReader<'a> {
         }
     }
 
-    fn bucket(&self, condition: ConditionId) -> Option<&str> {
-        self.reading.buckets?.get(&condition).map(String::as_str)
+    fn bucket(&self, condition: ConditionId) -> Option<&BucketKey> {
+        self.reading.buckets?.get(&condition)
     }
 
     /// Returns the flow of each chain that a base chain reaches: a base chain without its policy, another one as its
@@ -355,7 +375,7 @@ impl<'a> ConditionReader<'a> {
                 let written = remembers(condition, space).map(Effect::from);
                 is_remembered |= written.is_some();
                 let key = self.bucket(condition_id).filter(|_| !is_chance(condition));
-                let counted = key.map(counted);
+                let counted = key.map(|key| counted(&key.key));
                 for effect in written.into_iter().chain(counted) {
                     steps.push(RuleStep::effect(space.every(sets.iter().copied())?, effect));
                 }

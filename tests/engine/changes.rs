@@ -124,7 +124,8 @@ fn walkers_say_it(space: &Space, change: &PacketChange, one: &ChangedBox, sides:
     let text = |key: &str| key.split(" of ").next().unwrap_or_default().to_owned();
     let hold = example.conditions.iter().filter(|(_, holds)| *holds);
     let hold: Vec<String> = hold.map(|(key, _)| text(key)).collect();
-    let says = |key: &str| hold.contains(&text(key));
+    // `recent --set` matches every packet.
+    let says = |key: &str| key.starts_with("-m recent --set") || hold.contains(&text(key));
     let packet = &example.packet;
     if !space.contains(change.packets, space.values_of(packet, says)) {
         return;

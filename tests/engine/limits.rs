@@ -153,6 +153,76 @@ fn a_rate_that_changed_is_said_as_that() {
 }
 
 #[test]
+fn a_bucket_by_another_name_is_the_same_one() {
+    let hash = |rest: &str| format!("-A INPUT -p udp --dport 53 -m hashlimit {rest} -j ACCEPT\n");
+    let old = hash("--hashlimit-upto 2/sec --hashlimit-mode srcip --hashlimit-name old");
+    let new = hash("--hashlimit-upto 2/sec --hashlimit-mode srcip --hashlimit-name new");
+    assert_eq!(said(&old, &new), NONE);
+    // Entries that stay longer than a bucket needs to refill: 2.5 seconds.
+    let longer = hash(
+        "--hashlimit-upto 2/sec --hashlimit-mode srcip --hashlimit-name x --hashlimit-htable-expire 60000",
+    );
+    let enough = longer.replace("60000", "2500");
+    let too_short = longer.replace("60000", "2499");
+    assert_eq!(said(&longer, &enough), NONE);
+    assert_eq!(said(&longer, &too_short).len(), 1);
+    assert_eq!(said(&old, &enough).len(), 1, "1 second is too short, too");
+    let faster = new.replace("2/sec", "3/sec");
+    assert_eq!(said(&old, &faster).len(), 1);
+}
+
+#[test]
+fn a_bucket_that_two_rules_share_is_not_two_buckets() {
+    let rule = |port: u16, name: &str| {
+        format!(
+            "-A INPUT -p udp --dport {port} -m hashlimit --hashlimit-upto 5/sec --hashlimit-mode srcip \
+             --hashlimit-name {name} -j ACCEPT\n"
+        )
+    };
+    let shared = rule(53, "all") + &rule(123, "all");
+    let apart = rule(53, "dns") + &rule(123, "ntp");
+    assert_eq!(said(&shared, &apart).len(), 2);
+    assert_eq!(said(&apart, &(rule(53, "a") + &rule(123, "b"))), NONE);
+}
+
+#[test]
+fn beyond_a_rate_is_what_is_not_within_it() {
+    let within = "-A INPUT -p udp --dport 53 -m hashlimit --hashlimit-upto 2/sec --hashlimit-mode srcip --hashlimit-name a -j ACCEPT\n";
+    let beyond = "-A INPUT -p udp --dport 53 -m hashlimit --hashlimit-above 2/sec --hashlimit-mode srcip --hashlimit-name a -j DROP\n\
+                  -A INPUT -p udp --dport 53 -j ACCEPT\n";
+    assert_eq!(said(within, beyond), NONE);
+    assert_eq!(said(beyond, within), NONE);
+    let slower = beyond.replace("2/sec", "1/sec");
+    assert_eq!(said(within, &slower).len(), 1);
+    let few = "-A INPUT -p tcp --dport 22 -m connlimit --connlimit-upto 3 -j ACCEPT\n";
+    let many = "-A INPUT -p tcp --dport 22 -m connlimit --connlimit-above 3 -j DROP\n-A INPUT -p tcp --dport 22 -j ACCEPT\n";
+    assert_eq!(said(few, many), NONE);
+    // What is beyond in both is not the opposite.
+    let dropped = "-A INPUT -p tcp --dport 22 -m connlimit --connlimit-above 3 -j ACCEPT\n";
+    assert_ne!(said(few, dropped), NONE);
+}
+
+#[test]
+fn recent_set_matches_every_packet() {
+    let set = "-A INPUT -p tcp --dport 22 -m recent --set --name x --rsource";
+    let dropped = format!("{set} -j DROP\n-A INPUT -p tcp --dport 22 -j ACCEPT\n");
+    assert_eq!(said(&dropped, &format!("{set} -j DROP\n")), NONE);
+    assert_eq!(said(&dropped, &format!("{set}\n")), NONE);
+    assert_ne!(said(&dropped, "-A INPUT -p tcp --dport 22 -j DROP\n"), NONE);
+}
+
+#[test]
+fn a_checksum_that_is_filled_twice_is_right_as_well() {
+    let read = |rules: &str| {
+        let text = format!("*mangle\n:POSTROUTING ACCEPT [0:0]\n{rules}COMMIT\n");
+        Ruleset::from_text(&text, Family::V4).unwrap()
+    };
+    let once = "-A POSTROUTING -p udp --dport 68 -j CHECKSUM --checksum-fill\n";
+    let changes = between(&read(once), &read(&once.repeat(2)), None);
+    assert_eq!(changes, []);
+}
+
+#[test]
 fn the_caller_may_know_what_a_rule_was_made_from() {
     let before =
         read("-A INPUT -p udp -m limit --limit 2/sec -m comment --comment one -j ACCEPT\n");

@@ -1,17 +1,18 @@
 //! Pairs the conditions with memory (`limit`, `recent`, `connlimit`) of two rulesets.
 //!
 //! Whether such a condition matches depends on the packets that reached it before. Two of them always match the same packets
-//! if they have the same text and the same initial state, and if the same packets reach them. The proof is an induction over
+//! if they ask the same and have the same initial state, and if the same packets reach them. The proof is an induction over
 //! the packets and, for one packet, over the conditions on its path. So both conditions of a pair are one variable, and the
 //! packets that reach them (an effect, see [`Reading::buckets`]) are compared as sets. A pair with different sets or
-//! different texts is reported as a change.
+//! different questions is reported as a change.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
+use super::memory::{self, Question};
 use super::{ComparedRules, Incomparable, SideName};
 use crate::analysis::{
-    BaseChain, Behaviour, Buckets, ConditionId, Effect, GaveUp, Reading, Set, Space, TextError,
-    counted, counted_by, has_memory,
+    BaseChain, Behaviour, BucketHolds, BucketKey, Buckets, ConditionId, Effect, GaveUp, Reading,
+    Set, Space, TextError, counted, counted_by, has_memory,
 };
 use crate::diff::rules::{ChainDiff, RuleChange, RulesDiff};
 use crate::iptables::{Chain, Match, RuleId, Ruleset, TableName, Target};
@@ -22,6 +23,8 @@ use crate::net::IntervalSet;
 pub(super) struct BucketPair {
     /// Its text on each side, as `iptables-save` prints it.
     pub texts: [Box<str>; 2],
+    /// `true` if both count and match the same packets.
+    same: bool,
     /// `true` if both belong to rules that only log.
     of_logs: bool,
 }
@@ -33,9 +36,9 @@ impl BucketPair {
         self.of_logs && !self.is_changed()
     }
 
-    /// Returns `true` if its two texts differ, for example in the rate.
+    /// Returns `true` if its two texts ask something else, for example another rate.
     pub fn is_changed(&self) -> bool {
-        self.texts[0] != self.texts[1]
+        !self.same
     }
 }
 
@@ -114,7 +117,7 @@ impl BucketPairs {
         counted_by(effect).is_some_and(|key| !self.pairs.contains_key(key))
     }
 
-    /// Returns the effects of [`counted`] for pairs with different texts.
+    /// Returns the effects of [`counted`] for pairs that are changed.
     pub fn changed(&self) -> impl Iterator<Item = Effect> {
         let pairs = self.pairs.iter().filter(|(_, pair)| pair.is_changed());
         pairs.map(|(key, _)| counted(key))
@@ -153,6 +156,7 @@ struct Memory {
     at: ConditionId,
     /// The condition as `iptables-save` prints it.
     text: Box<str>,
+    question: Question,
     /// `true` if its rule is in a base chain.
     in_base: bool,
     /// `true` if its rule only logs.
@@ -171,6 +175,7 @@ impl Memory {
 
 fn memories(side: ComparedRules<'_>) -> Vec<Memory> {
     let family = side.ruleset.family;
+    let uses = memory::uses(side.ruleset);
     let mut all = Vec::new();
     for table in &side.ruleset.tables {
         for (chain, one) in table.chains.iter().enumerate() {
@@ -184,6 +189,7 @@ fn memories(side: ComparedRules<'_>) -> Vec<Memory> {
                     all.push(Memory {
                         at: (table.name, id, at),
                         text: condition.to_text(family).into(),
+                        question: Question::of(condition, side.ruleset, &uses),
                         in_base: one.policy.is_some(),
                         of_log: match &rule.target {
                             Target::Log(_) => true,
@@ -249,16 +255,16 @@ impl Pairing {
         }
     }
 
-    /// Returns the pairs of user-defined chains whose two conditions have the same text and table, unless the caller knows
-    /// them, by that text and table. Base chains keep their names.
+    /// Returns the pairs of user-defined chains whose two conditions have the same question and table, unless the caller knows
+    /// them, by that question and table. Base chains keep their names.
     fn alike(&self) -> BTreeMap<(TableName, &str), Vec<[usize; 2]>> {
         let mut alike: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (before, after) in self.partners[0].iter().enumerate() {
             let Some(after) = *after else { continue };
             let (old, new) = (&self.sides[0][before], &self.sides[1][after]);
             let may_be_renamed = !old.in_base && !new.in_base && !self.known.contains(&before);
-            if may_be_renamed && old.at.0 == new.at.0 && old.text == new.text {
-                let pairs = alike.entry((old.at.0, &*old.text)).or_default();
+            if may_be_renamed && old.at.0 == new.at.0 && old.question.text == new.question.text {
+                let pairs = alike.entry((old.at.0, &*old.question.text)).or_default();
                 pairs.push([before, after]);
             }
         }
@@ -299,7 +305,7 @@ impl Pairing {
         }
     }
 
-    /// Pairs the conditions of rules that stayed, moved or changed, those with the same text first.
+    /// Pairs the conditions of rules that stayed, moved or changed, those with the same question first.
     fn by_rules(&mut self, sides: [ComparedRules<'_>; 2], changed: &RulesDiff) {
         let of_rules = |side: usize| {
             let mut all: HashMap<(TableName, RuleId), Vec<usize>> = HashMap::new();
@@ -313,12 +319,12 @@ impl Pairing {
             let (Some(before), Some(after)) = (old.get(&before), new.get(&after)) else {
                 continue;
             };
-            for same_text in [true, false] {
+            for same_question in [true, false] {
                 for &one in before {
                     let fits = |other: &&usize| {
                         let (one, another) = (&self.sides[0][one], &self.sides[1][**other]);
-                        let fits = match same_text {
-                            true => one.text == another.text,
+                        let fits = match same_question {
+                            true => one.question.text == another.question.text,
                             false => one.module() == another.module(),
                         };
                         fits && self.partners[1][**other].is_none()
@@ -333,17 +339,20 @@ impl Pairing {
         }
     }
 
-    /// Returns `true` if conditions of both sides without a partner have the same text.
+    /// Returns `true` if conditions of both sides without a partner have the same question.
     fn has_candidates(&self) -> bool {
         let written = |side: usize| {
             let free = self.free(side).into_iter();
-            free.map(move |at| (self.sides[side][at].at.0, &self.sides[side][at].text))
+            free.map(move |at| {
+                let one = &self.sides[side][at];
+                (one.at.0, &one.question.text)
+            })
         };
         let old: HashSet<_> = written(0).collect();
         written(1).any(|one| old.contains(&one))
     }
 
-    /// Pairs conditions of one table with the same text whose packets `fits` accepts. Returns `true` if it found a pair.
+    /// Pairs conditions of one table with the same question whose packets `fits` accepts. Returns `true` if it found a pair.
     fn by_arrivals(
         &mut self,
         arrivals: &[HashMap<String, Arrivals>],
@@ -355,13 +364,13 @@ impl Pairing {
         let mut others: HashMap<(TableName, Box<str>), Vec<usize>> = HashMap::new();
         for after in self.free(1) {
             let one = &self.sides[1][after];
-            let written = (one.at.0, one.text.clone());
+            let written = (one.at.0, one.question.text.clone());
             others.entry(written).or_default().push(after);
         }
         let mut found = false;
         for before in self.free(0) {
             let one = &self.sides[0][before];
-            let Some(alike) = others.get_mut(&(one.at.0, one.text.clone())) else {
+            let Some(alike) = others.get_mut(&(one.at.0, one.question.text.clone())) else {
                 continue;
             };
             let mut place = None;
@@ -398,17 +407,34 @@ impl Pairing {
         let mut pairs = BTreeMap::new();
         for (before, after) in self.partners[0].iter().enumerate() {
             if let Some(after) = *after {
-                let texts = [
-                    self.sides[0][before].text.clone(),
-                    self.sides[1][after].text.clone(),
-                ];
-                let of_logs = self.sides[0][before].of_log && self.sides[1][after].of_log;
-                pairs.insert(keys[1][after].clone(), BucketPair { texts, of_logs });
+                let (old, new) = (&self.sides[0][before], &self.sides[1][after]);
+                let pair = BucketPair {
+                    texts: [old.text.clone(), new.text.clone()],
+                    same: old.question.text == new.question.text,
+                    of_logs: old.of_log && new.of_log,
+                };
+                pairs.insert(keys[1][after].clone(), pair);
             }
         }
         let buckets = [0, 1].map(|side: usize| {
             let all = self.sides[side].iter().zip(&keys[side]);
-            all.map(|(one, key)| (one.at, key.clone())).collect()
+            let named = all.enumerate().map(|(at, (one, key))| {
+                // The new condition of a pair gives the key.
+                let partner = self.partners[side][at].filter(|_| side == 0);
+                let other = partner.map_or(&one.question, |new| &self.sides[1][new].question);
+                let is_same = one.question.negated == other.negated;
+                let holds = match (one.question.always, is_same) {
+                    (true, _) => BucketHolds::Always,
+                    (_, true) => BucketHolds::True,
+                    (_, false) => BucketHolds::False,
+                };
+                let key = BucketKey {
+                    key: key.clone(),
+                    holds,
+                };
+                (one.at, key)
+            });
+            named.collect()
         });
         BucketPairs {
             pairs,

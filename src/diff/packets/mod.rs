@@ -1,6 +1,7 @@
 //! Compares two rulesets by what they do: finds the packets that get another verdict or effect.
 
 mod buckets;
+mod memory;
 mod order;
 mod paths;
 mod tables;
@@ -212,8 +213,8 @@ pub struct Responsible {
 /// the same verdict, mark and effects from both.
 ///
 /// A condition with memory (`limit`, `recent`) of one side is the same as one of the other side if their rules have the
-/// same origin, if the rule stayed, moved or changed between the two, or if both have the same text and the same packets
-/// reach them. If such a pair has different texts, or if other packets reach it, that is a change
+/// same origin, if the rule stayed, moved or changed between the two, or if both ask the same and the same packets
+/// reach them. If the two of a pair ask something else, or if other packets reach them, that is a change
 /// ([`ChangeKind::Limited`]).
 ///
 /// Without any change both rulesets do the same with every packet: effects come in the same order and as often, and all
@@ -598,7 +599,7 @@ impl View<'_> {
         let keys = self.reading.buckets;
         let is_key = |id: RuleId, at: usize| {
             let key = keys.and_then(|keys| keys.get(&(table.name, id, at)));
-            key.is_some_and(|key| counted(key) == *effect)
+            key.is_some_and(|key| counted(&key.key) == *effect)
         };
         let mut having = Vec::new();
         for chain in table.reached_from(base.as_str()) {

@@ -33,7 +33,7 @@ pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
         for base in BaseChain::ALL {
             let [old, new] = [&old, &new].map(|side| side.get(&base).unwrap_or(&nothing));
             for (one, span) in old.iter().chain(new) {
-                if span.times > 1 && !writes_header(&one.1) {
+                if span.times > 1 && !writes_header(&one.1) && !is_idempotent(&one.1) {
                     space.watch(&one.1, &one.1);
                 }
             }
@@ -68,6 +68,13 @@ pub(super) fn watch(space: &Space, sides: [(&Ruleset, &Buckets); 2]) {
 pub(super) fn writes_header(effect: &str) -> bool {
     let target = effect.split(' ').next();
     target.is_some_and(|target| ["TTL", "HL", "DSCP", "TOS"].contains(&target))
+}
+
+/// Returns `true` for a target that changes nothing when it comes a second time: the checksum is right, the segment size
+/// is low enough, the class is set. What comes between is compared by its order.
+fn is_idempotent(effect: &str) -> bool {
+    let target = effect.split(' ').next();
+    target.is_some_and(|target| ["CHECKSUM", "CLASSIFY", "TCPMSS"].contains(&target))
 }
 
 type Spans = BTreeMap<(OrderGroup, Effect), Span>;
@@ -165,7 +172,7 @@ fn effects(
     let mut all = Vec::new();
     for (at, condition) in rule.matches.iter().enumerate() {
         if let Some(key) = buckets.get(&(table.name, id, at)) {
-            all.push((shared_name(condition), counted(key)));
+            all.push((shared_name(condition), counted(&key.key)));
         }
     }
     match &rule.target {
