@@ -43,6 +43,56 @@ fn a_rule_with_the_service_alone_is_enough() {
 }
 
 #[test]
+fn what_only_routers_need_may_be_missing() {
+    let some = |types: &str| format!("[services]\nsome = {{ icmpv6 = [{types}] }}\n");
+    let check = |types: &str, rest: &str| {
+        let policy = format!(
+            "version = 1\n[defaults]\nicmp = \"none\"\noutput = \"drop\"\n{}{rest}",
+            some(types)
+        );
+        let folder = folder(&[("fwc.toml", &policy)]);
+        run(folder.path(), &["check"])
+    };
+    let input = "[[rules]]\nservice = \"some\"\n";
+    let all = "[[rules]]\nfrom = \"host\"\nservice = \"icmpv6\"\n";
+    assert_eq!(check("134, 135, 136", &format!("{input}{all}")).status, 0);
+    let without = check("135, 136", &format!("{input}{all}"));
+    assert!(
+        without.err.contains("types 133, 134 in INPUT"),
+        "{}",
+        without.err
+    );
+    let output = "[[rules]]\nfrom = \"host\"\nservice = \"some\"\n";
+    let all = "[[rules]]\nservice = \"icmpv6\"\n";
+    assert_eq!(check("133, 135, 136", &format!("{output}{all}")).status, 0);
+    let without = check("134, 135, 136", &format!("{output}{all}"));
+    assert!(
+        without.err.contains("type 133 in OUTPUT"),
+        "{}",
+        without.err
+    );
+}
+
+#[test]
+fn a_host_that_accepts_no_ipv6_needs_no_neighbours() {
+    let check = |defaults: &str, rest: &str| {
+        let policy = format!(
+            "version = 1\n[defaults]\npreamble = \"none\"\noutput = \"drop\"\n{defaults}\
+             [[rules]]\nservice = \"ssh\"\nscope = \"ipv4\"\n{rest}"
+        );
+        let folder = folder(&[("fwc.toml", &policy)]);
+        run(folder.path(), &["check"])
+    };
+    assert_eq!(check("", "").status, 0);
+    assert_eq!(check("loopback = true\n", "").status, 0);
+    assert_eq!(
+        check("", "[[rules]]\nfrom = \"host\"\nservice = \"dns\"\n").status,
+        1
+    );
+    assert_eq!(check("established = { input = true }\n", "").status, 1);
+}
+
+#[test]
 fn a_rule_that_holds_now_and_then_is_not() {
     for key in [
         "limit = { rate = \"2/minute\", burst = 1 }",

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::analysis::{Field, GaveUp, NO_MAC, Path, Set, Space, Split, Verdict};
 use crate::diag::{Code, Diagnostic, Sink};
+use crate::iptables::TableName;
 use crate::net::{Family, Hook, Protocol, State};
 use crate::policy::{DefaultAction, Icmp, Policy};
 use crate::resolve::Plan;
@@ -34,6 +35,10 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
     }
     let space = Space::new(Family::V6);
     let spec = spec(plan, &space)?;
+    // Without any packet to exchange there is no need to know one's neighbours: IPv6 is closed on purpose.
+    if accepts_nothing(&space, &spec)? {
+        return Ok(());
+    }
     for hook in hooks {
         let chain = Chain {
             plan,
@@ -49,8 +54,13 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
                 accepting.extend(chain.rules_that_accept(sent)?);
             }
         }
+        let of_routers = MESSAGES
+            .iter()
+            .filter(|message| message.of_routers == Some(hook));
+        let of_routers: Vec<String> = of_routers.map(|one| one.kind.to_string()).collect();
         let types = match &missing[..] {
             [] => continue,
+            all if *all == of_routers => continue,
             [one] => format!("type {one}"),
             more => format!("types {}", more.join(", ")),
         };
@@ -87,6 +97,19 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
     Ok(())
 }
 
+/// Returns `true` if no chain accepts a packet that leaves this host or comes from elsewhere.
+fn accepts_nothing(space: &Space, spec: &Spec) -> Result<bool, GaveUp> {
+    let lo = [space.in_device("lo")?, space.out_device("lo")?];
+    for hook in Hook::ALL {
+        let flow = spec.behaviour.flow(space, (TableName::Filter, hook.into()));
+        let accepted = space.decided(flow.verdicts, &Verdict::Accept)?;
+        if space.minus(accepted, space.any(lo)?)? != space.none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Addresses, from the first to the last.
 type Addresses = (u128, u128);
 
@@ -104,6 +127,9 @@ const SOLICITED_NODE: Addresses = (
 /// A type of neighbour discovery, and between which addresses it is sent (RFC 4861, section 4).
 struct Message {
     kind: u8,
+    /// The hook that only a router needs the message in: hosts discard solicitations of routers (RFC 4861, section 6.2.6),
+    /// and send no advertisements.
+    of_routers: Option<Hook>,
     sources: &'static [Addresses],
     destinations: &'static [Addresses],
 }
@@ -111,21 +137,25 @@ struct Message {
 const MESSAGES: [Message; 4] = [
     Message {
         kind: 133, // router solicitation
+        of_routers: Some(Hook::Input),
         sources: &[UNSPECIFIED, LINK_LOCAL],
         destinations: &[ALL_ROUTERS],
     },
     Message {
         kind: 134, // router advertisement
+        of_routers: Some(Hook::Output),
         sources: &[LINK_LOCAL],
         destinations: &[ALL_NODES, LINK_LOCAL],
     },
     Message {
         kind: 135, // neighbour solicitation; from `::` to find out whether an address is taken
+        of_routers: None,
         sources: &[UNSPECIFIED, LINK_LOCAL, GLOBAL],
         destinations: &[SOLICITED_NODE, LINK_LOCAL, GLOBAL],
     },
     Message {
         kind: 136, // neighbour advertisement
+        of_routers: None,
         sources: &[LINK_LOCAL, GLOBAL],
         destinations: &[ALL_NODES, LINK_LOCAL, GLOBAL],
     },
