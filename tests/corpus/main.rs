@@ -1,5 +1,5 @@
 //! Rules of real tools and of hand-written files, as a firewall engineer would read them: what `explain`, `matrix`, `check` and
-//! `diff` print of some of them, and that they have an answer to all.
+//! `diff` print of some of them, that they have an answer to all, and that policies say what real hosts had.
 //!
 //! The files are found by the environment variables `FWC_CORPUS` and `FWC_CASES`; without them these tests are reported as
 //! ignored.
@@ -13,6 +13,7 @@
 
 mod cases;
 mod every;
+mod real;
 mod shown;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = shown::trials();
     trials.extend(every::trials());
+    trials.extend(real::trials());
     if std::env::var_os("FWC_CORPUS").is_none() {
         let ignore = |trial: Trial| {
             trial
@@ -32,6 +34,7 @@ fn main() {
         };
         trials = trials.into_iter().map(ignore).collect();
     }
+    trials.push(real::few_rules_are_custom());
     trials.extend(cases::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
