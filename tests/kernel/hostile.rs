@@ -83,7 +83,8 @@ fn policies(text: &str) -> Vec<(String, String)> {
         }
         for (form, value) in [("", quoted.clone()), (" in a list", format!("[{quoted}]"))] {
             // One rule of iptables is what this key is for; what it takes has cases of its own.
-            if place == "custom.[].rule" {
+            let last = steps.last().map(String::as_str);
+            if place == "custom.[].rule" || last == Some("custom") {
                 continue;
             }
             found.push((
