@@ -80,7 +80,14 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
                 }
             }
         }
-        if written.enabled {
+        // A disabled block disables all that is in it.
+        let mut enabled = written.enabled;
+        let mut around = written.within;
+        while let Some(block) = around.and_then(|block| policy.rules.get(block)) {
+            enabled &= block.enabled;
+            around = block.within;
+        }
+        if enabled {
             let is_base = written.within.is_some() || is_base(table_of(written), &chain.value);
             customs.push(PlannedCustom {
                 span: written.span,

@@ -4,6 +4,7 @@
 //! negations are decided twice, by `expand` and by `verify`, so that one mistake in them cannot pass its own proof.
 
 mod addresses;
+mod blocks;
 mod check;
 mod custom;
 mod defaults;
@@ -86,7 +87,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         addresses: resolver.addresses.names(policy),
         services: resolver.services.names(policy),
     };
-    let plan = Plan {
+    let mut plan = Plan {
         ownership: ownership::resolve(policy),
         after_apply: after_apply(policy),
         allowed_concerns: allowed_concerns(policy),
@@ -103,6 +104,7 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         tests,
         names,
     };
+    blocks::narrow(&mut plan, policy, &sound, sink);
     check::rules(&plan, policy, &sound, sink);
     check::nat(&plan, policy, &sound_nat, sink);
     mangle::check(&plan, policy, &sound_mangle, sink);

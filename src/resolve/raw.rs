@@ -74,22 +74,27 @@ pub fn of_services(
 ) -> Vec<PlannedRaw> {
     let mut entries = Vec::new();
     for (rule, written) in rules.iter().zip(&resolver.policy.rules) {
-        if !rule.enabled || rule.action != RuleAction::Accept {
+        let is_block = matches!(rule.action, RuleAction::Block(_));
+        if !rule.enabled || rule.action != RuleAction::Accept && !is_block {
             continue;
         }
         let items = written.service.as_deref().unwrap_or_default();
         let helpers = resolver.services.helpers(items);
         let left_out = written.not_from.iter().chain(&written.not_to);
-        if let (Some((helper, _)), Some(item), Some(_)) =
-            (helpers.first(), items.first(), rule.within)
+        let in_block = rule.within.is_some() || is_block;
+        if let (Some((helper, _)), Some(item)) = (helpers.first(), items.first())
+            && in_block
         {
-            let message = format!("a service with the helper `{}` in a block", helper.name());
+            let message = format!(
+                "a block cannot attach the helper `{}` of this service",
+                helper.name()
+            );
             sink.report(
                 Diagnostic::error(Code::Conflict, item.span, message)
                     .with_note(
                         "the helper is attached in the raw table, where the block's chain is not",
                     )
-                    .help("write the rule outside of the block, with all its keys"),
+                    .help("write a rule of its own for the service, outside of blocks"),
             );
             continue;
         }

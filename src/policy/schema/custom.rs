@@ -232,9 +232,9 @@ pub(super) fn read_among_rules(
             Diagnostic::error(
                 Code::CustomChain,
                 chain.span,
-                "only base chains have custom rules among the rules",
+                "`chain` of a custom rule in a list is INPUT, FORWARD or OUTPUT",
             ),
-            "write INPUT, FORWARD or OUTPUT; the rules of a chain of your own are `[[custom]]`",
+            "write the rules of a chain of your own as `[[custom]]`",
         )),
         (None, _) => None,
     };

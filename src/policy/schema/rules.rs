@@ -477,6 +477,10 @@ fn read_rule(
     let Some(entries) = entries else {
         return;
     };
+    // One rule alone stands for a list of it, as in all lists.
+    if let Some(table) = entries.as_table() {
+        return read_rule(table, inner, Some(index), policy, sink);
+    }
     if entries.as_array().is_some_and(|list| list.is_empty()) {
         sink.report(
             Diagnostic::error(Code::BadValue, entries.span, "the block has no rules").help(
@@ -693,7 +697,7 @@ fn check_keys_together(rule: &PolicyRule, table: CheckedTable<'_>, sink: &mut Si
             Diagnostic::error(
                 Code::Conflict,
                 action.span,
-                "a block has no `action`: its rules have",
+                "a block takes no `action`: each of its rules has one",
             )
             .help("for the packets that none of its rules decides, write `finally`"),
         );
@@ -713,7 +717,7 @@ fn check_keys_together(rule: &PolicyRule, table: CheckedTable<'_>, sink: &mut Si
             Diagnostic::error(
                 Code::Conflict,
                 table.key_span("finally"),
-                "`finally` on a rule that is no block",
+                "`finally` is a key of blocks, and this rule has no `rules`",
             )
             .help("write `action` for what the rule does with its packets, or add `rules`"),
         );

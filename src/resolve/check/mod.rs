@@ -165,6 +165,30 @@ impl<'a> Checked<'a> {
     }
 }
 
+/// Returns the families in which a rule may match packets, by each of its keys alone.
+pub fn families(plan: &Plan, rule: &PlannedRule) -> Vec<Family> {
+    let pairs = pairs(rule);
+    let families = Family::ALL.into_iter();
+    families
+        .filter(|family| obstacle(plan, rule, &pairs, *family).is_none())
+        .collect()
+}
+
+/// Returns the hooks of a rule.
+pub fn hooks(rule: &PlannedRule) -> Vec<Hook> {
+    let pairs = pairs(rule);
+    let has = |hook: &Hook| pairs.iter().any(|pair| hook_of(pair) == *hook);
+    Hook::ALL.into_iter().filter(has).collect()
+}
+
+fn hook_of(pair: &(Endpoint, Endpoint)) -> Hook {
+    match pair {
+        (Endpoint::Host, _) => Hook::Output,
+        (_, Endpoint::Host) => Hook::Input,
+        _ => Hook::Forward,
+    }
+}
+
 /// Returns the pairs of `from` and `to`, with their defaults where they are not written.
 fn pairs(rule: &PlannedRule) -> Vec<(Endpoint, Endpoint)> {
     let any = [Endpoint::Any];

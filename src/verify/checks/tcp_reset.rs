@@ -4,14 +4,18 @@ use crate::analysis::{GaveUp, Space};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{Family, Hook, PerFamily, Protocol};
 use crate::policy::{Policy, RejectWith};
-use crate::resolve::{Plan, PlannedRule, RuleAction};
+use crate::resolve::{Finally, Plan, PlannedRule, RuleAction};
 use crate::verify::spec::matching::packets;
 
 /// Reports the rules that reject packets of other protocols with a TCP reset, including disabled rules.
 pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(), GaveUp> {
-    let action = RuleAction::Reject(PerFamily::from_fn(|_| RejectWith::TcpReset));
+    let with = PerFamily::from_fn(|_| RejectWith::TcpReset);
+    let actions = [
+        RuleAction::Reject(with),
+        RuleAction::Block(Finally::Reject(with)),
+    ];
     for (rule, written) in plan.rules.iter().zip(&policy.rules) {
-        if rule.action != action || is_tcp_only(plan, rule)? {
+        if !actions.contains(&rule.action) || is_tcp_only(plan, rule)? {
             continue;
         }
         let span = written.reject_with.as_ref().map(|with| with.span);

@@ -50,12 +50,20 @@ impl Untracked<'_> {
         sink: &mut Sink,
     ) -> Result<(), GaveUp> {
         for (rule, of_rule) in self.plan.rules.iter().zip(&policy.rules) {
-            let (Some(states), Some(span)) = (&rule.state, &of_rule.state) else {
+            // The state of a block holds for its rules, too.
+            let blocks = std::iter::successors(rule.within, |at| self.plan.rules[*at].within);
+            let blocks = blocks.map(|at| (&self.plan.rules[at], &policy.rules[at]));
+            let mut asked = std::iter::once((rule, of_rule)).chain(blocks);
+            let lost = asked.find_map(|(rule, of_rule)| {
+                let states = rule.state.as_ref()?;
+                let loses = states.contains(&State::New) && !states.contains(&State::Untracked);
+                of_rule.state.as_ref().filter(|_| loses)
+            });
+            let decides = rule.accepts() || rule.denies();
+            let Some(span) = lost.filter(|_| decides) else {
                 continue;
             };
-            let loses = states.contains(&State::New) && !states.contains(&State::Untracked);
-            let decides = rule.accepts() || rule.denies();
-            if !loses || !decides || !self.meets(rule)? {
+            if !self.meets(rule)? {
                 continue;
             }
             let span = span.first().map_or(rule.span, |state| state.span);
@@ -97,10 +105,15 @@ impl Untracked<'_> {
             state: None,
             ..rule.clone()
         };
+        // The blocks around the rule are asked without their states, too.
+        let mut plan = self.plan.clone();
+        for block in &mut plan.rules {
+            block.state = None;
+        }
         for space in self.spaces {
             for hook in Hook::ALL {
                 let ours = packets(self.plan, &self.entry.packets, space, hook)?;
-                let theirs = packets(self.plan, &rule, space, hook)?;
+                let theirs = packets(&plan, &rule, space, hook)?;
                 let both = space.and(ours, theirs)?;
                 if space.and(both, space.states(&[State::Untracked])?)? != space.none() {
                     return Ok(true);

@@ -481,7 +481,7 @@ pub(in crate::verify) fn exists(
         });
         // The places are those of the block, which has its own addresses.
         if rule.within.is_some() {
-            return !asked.is_empty();
+            return !asked.is_empty() || masks().next().is_some();
         }
         parts(plan, place, family).iter().any(|part| {
             let here = part.networks.map(|networks| networks.intersection(&asked));
