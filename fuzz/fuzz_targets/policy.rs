@@ -86,6 +86,8 @@ const TEXTS: &[&str] = &[
     "echo-request",
     "3/4",
     "dynamic",
+    "address",
+    "net,port",
     "1h",
 ];
 
@@ -245,6 +247,7 @@ const DEFINED: &[(&str, &[&str])] = &[
             "office = ['203.0.113.0/24', '2001:db8:1::/48']",
             "listed = { file = 'list.txt', set = true }",
             "banned = { set = 'dynamic' }",
+            "bans = { set = 'dynamic', type = 'address,port', counters = true, comments = true }",
         ],
     ),
     ("services", &["web = ['80/tcp', '443/tcp', '443/udp']"]),

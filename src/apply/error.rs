@@ -86,6 +86,18 @@ pub enum Error {
         /// Its type in the kernel.
         kind: String,
     },
+    /// A set of the policy has another type in the kernel.
+    #[error(
+        "the set `{name}` has the type `{kind}`, but the policy wants `{wanted}`: the kernel cannot change the type of a set; nothing was changed. Give the set another name in the policy, or leave it out for one `fwc apply`: its members are lost either way"
+    )]
+    SetOfAnotherType {
+        /// Its name.
+        name: String,
+        /// Its type in the kernel.
+        kind: String,
+        /// Its type in the policy.
+        wanted: String,
+    },
     /// A set has more members than its new size allows.
     #[error(
         "the set `{name}` has {members} members, too many for `size = {size}`; nothing was changed. Raise `size` of the set in the policy, or remove members (`ipset del`)"

@@ -327,9 +327,19 @@ impl Unknowns for AsFarAsKnown<'_> {
                     Some(true) => packet.source,
                     _ => packet.destination,
                 };
-                let is_plain = set.from_source.len() == 1 && set.settings.is_empty();
-                let known = self.rules.sets.0.get(&*set.name).filter(|_| is_plain);
-                let there = known.and_then(|set| set.has(address));
+                let known = self.rules.sets.0.get(&*set.name);
+                let known = known.filter(|_| set.settings.is_empty());
+                let there = known.and_then(|known| match set.from_source[..] {
+                    [_] => known.has(address),
+                    [_, port_of_source] => {
+                        let port = match port_of_source {
+                            true => packet.source_port,
+                            false => packet.destination_port,
+                        };
+                        known.has_with_port(address, packet.protocol, port?)
+                    }
+                    _ => None,
+                });
                 there.map_or(self.favour, |there| there != set.negated)
             }
             Match::AddressType(one) if one.limit.is_none() => {
@@ -411,5 +421,36 @@ pub(super) fn packet(
         mark: 0,
         mac: None,
         translated: Translated::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GuardedRules, PacketFacts, packet};
+    use crate::iptables::Ruleset;
+    use crate::live::Ipsets;
+    use crate::net::{Family, Hook, Protocol, State};
+
+    /// A member with a port stops packets from its address to its port, and no others.
+    #[test]
+    fn members_with_ports_stop_what_goes_to_their_port() {
+        let rules = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A INPUT -m set --match-set fwc4-bans src,dst -j DROP\nCOMMIT\n";
+        let sets = "create fwc4-bans hash:ip,port family inet\nadd fwc4-bans 198.51.100.7,tcp:22\n";
+        let guarded = GuardedRules {
+            ruleset: Ruleset::from_text(rules, Family::V4).unwrap(),
+            sets: Ipsets::parse(sets).unwrap(),
+        };
+        let stops = |from: &str, to: &str| {
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            let packet = packet(Protocol::TCP, from, to, Hook::Input, State::New, None);
+            let known = PacketFacts {
+                here: vec![packet.destination],
+                arrives: None,
+            };
+            guarded.stops_as_far(&packet, &known).is_some()
+        };
+        assert!(stops("198.51.100.7:40000", "192.0.2.1:22"));
+        assert!(!stops("198.51.100.7:22", "192.0.2.1:2222"));
+        assert!(!stops("198.51.100.8:40000", "192.0.2.1:22"));
     }
 }

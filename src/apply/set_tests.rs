@@ -295,7 +295,7 @@ fn sets_that_rules_name_must_be_there() {
 fn set_of_another_type_is_not_touched() {
     let bench = bench();
     let mut host = host(&bench);
-    let taken = LIVE.replace("fwc4-list hash:net", "fwc4-list hash:ip");
+    let taken = LIVE.replace("fwc4-list hash:net", "fwc4-list hash:mac");
     host.sets = Ipsets::parse(&taken).unwrap();
     let error = bench.apply(&mut host).unwrap_err();
     assert!(matches!(error, Error::TakenSet { .. }), "{error}");

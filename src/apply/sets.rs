@@ -161,13 +161,18 @@ pub(super) fn rehearse(
     let needed: BTreeSet<String> = names(dumps).map(str::to_owned).collect();
     let listed = list(host, !wanted.0.is_empty() || !needed.is_empty()).map_err(Error::Live)?;
     for name in wanted.0.keys() {
-        if let Some(set) = listed.get(name)
-            && !sets::is_own(name, &set.header)
-        {
-            return Err(Error::TakenSet {
-                name: name.clone(),
-                kind: set.header.kind.clone(),
-            });
+        let Some(set) = listed.get(name) else {
+            continue;
+        };
+        let (name, kind) = (name.clone(), set.header.kind.clone());
+        if !sets::is_own(&name, &set.header) {
+            return Err(Error::TakenSet { name, kind });
+        }
+        // The kernel swaps only sets of one type, and a set that rules name can neither be destroyed nor renamed away.
+        let wanted = &wanted.0[&name].header.kind;
+        if *wanted != kind {
+            let wanted = wanted.clone();
+            return Err(Error::SetOfAnotherType { name, kind, wanted });
         }
     }
     let mut commands = String::new();
@@ -336,11 +341,14 @@ fn keep_room(
     Ok(())
 }
 
-/// Adds the members whose networks are not among `members`.
+/// Adds the members that are not among `members`, whatever their timeouts.
 fn add_unknown(members: &mut BTreeSet<IpsetMember>, more: BTreeSet<IpsetMember>) {
-    let known: BTreeSet<_> = members.iter().map(|member| member.network).collect();
+    let known: BTreeSet<_> = members.iter().map(IpsetMember::element).collect();
     let unknown = more.into_iter();
-    members.extend(unknown.filter(|member| !known.contains(&member.network)));
+    let unknown: Vec<_> = unknown
+        .filter(|member| !known.contains(&member.element()))
+        .collect();
+    members.extend(unknown);
 }
 
 /// Returns the name of the set with which a set is swapped.
@@ -355,10 +363,10 @@ fn swap(host: &mut dyn Host, name: &str) -> Result<(), live::Error> {
 /// Adds the members of one set to another. A member of both keeps its timeout in the second.
 fn carry(host: &mut dyn Host, from: &str, to: &str) -> Result<(), live::Error> {
     let (from, into) = (host.save_set(from)?, host.save_set(to)?);
-    let known: BTreeSet<_> = into.members.iter().map(|member| member.network).collect();
+    let known: BTreeSet<_> = into.members.iter().map(IpsetMember::element).collect();
     let mut commands = String::new();
     for member in &from.members {
-        if !known.contains(&member.network) {
+        if !known.contains(&member.element()) {
             let words = member.words_for(&into.header);
             let _ = writeln!(commands, "add {to} {words}");
         }

@@ -41,16 +41,17 @@ pub fn matches(
         };
     };
     let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
-    let sets = sets.filter_map(|set| sets::live_name(set, family));
+    let not = if addresses.negated { "! " } else { "" };
+    let sets = sets.filter_map(|set| {
+        Some(SetContext {
+            not,
+            name: sets::live_name(set, family)?,
+            side: sets::ends(set, side, addresses.of_reply),
+        })
+    });
     let literals = addresses.listed.family(family);
     if addresses.negated {
-        let not_in_sets: Vec<_> = sets
-            .map(|name| SetContext {
-                not: "! ",
-                name,
-                side: side.to_owned(),
-            })
-            .collect();
+        let not_in_sets: Vec<_> = sets.collect();
         let mut lines = match networks {
             None => negative(family, literals),
             Some(networks) => positive(family, &networks.difference(literals)),
@@ -64,17 +65,13 @@ pub fn matches(
         None => positive(family, literals),
         Some(networks) => positive(family, &networks.intersection(literals)),
     };
-    for name in sets {
+    for set in sets {
         let around = match networks {
             None => vec![AddressMatch::default()],
             Some(networks) => positive(family, networks),
         };
         lines.extend(around.into_iter().map(|line| AddressMatch {
-            sets: vec![SetContext {
-                not: "",
-                name: name.clone(),
-                side: side.to_owned(),
-            }],
+            sets: vec![set.clone()],
             ..line
         }));
     }

@@ -277,7 +277,7 @@ pub struct OriginalContext {
 pub struct SetContext {
     pub not: &'static str,
     pub name: String,
-    /// `src` or `dst`; of a set that fwc does not manage also several, with commas
+    /// `src` or `dst`; of a set whose members have several parts one for each, with commas
     pub side: String,
 }
 

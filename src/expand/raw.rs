@@ -511,8 +511,10 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     #[rustfmt::skip]
     let PlannedRule {
     service, mark, mac, tcp_flags, original, matches, user, group, limit, connections, not_service, not_from, not_to,
+        // Swapped above.
+        source, destination,
         // Reversed above.
-        from: _, to: _, source: _, destination: _,
+        from: _, to: _,
         // The lines of a block are reversed apart.
         within: _,
         // The same in both directions. `reply_lines` handles the first two, which no entry of `notrack` has.
@@ -524,6 +526,9 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         *parts = parts.iter().flat_map(answers).collect();
     }
     std::mem::swap(not_from, not_to);
+    for addresses in [source, destination].into_iter().flatten() {
+        addresses.of_reply = !addresses.of_reply;
+    }
     *connections = None;
     let hides = [
         // A denying rule with exceptions would have to leave the chain for replies from a chain of its own, which iptables

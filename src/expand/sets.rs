@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::net::{Family, IntervalSet, address_of};
+use super::addresses::SetDirection;
+use crate::net::{Family, IntervalSet, SetType, address_of};
+use crate::policy::DynamicSet;
 use crate::resolve::{AddressGroupSet, Members, Plan};
 
 /// The first line of the file of sets.
@@ -21,6 +23,18 @@ pub fn live_name(set: &AddressGroupSet, family: Family) -> Option<String> {
     exists.then(|| format!("{prefix}-{}", set.name))
 }
 
+/// Returns the ends of a packet that `-m set` compares with the members of a set, as `--match-set` writes them: the address
+/// of `side`, and of a member with a port the destination port. What a reply answers went to the port that the reply comes from.
+pub fn ends(set: &AddressGroupSet, side: SetDirection, of_reply: bool) -> String {
+    match &set.members {
+        Members::Dynamic(set) if set.kind.has_ports() => {
+            let port = if of_reply { "src" } else { "dst" };
+            format!("{side},{port}")
+        }
+        Members::Static(_) | Members::Dynamic(_) => side.to_owned(),
+    }
+}
+
 /// Returns the input of `ipset restore`; `None` for a policy without sets.
 pub fn text(plan: &Plan) -> Option<String> {
     let mut text = String::new();
@@ -35,19 +49,36 @@ pub fn text(plan: &Plan) -> Option<String> {
 }
 
 fn one(text: &mut String, name: &str, family: Family, members: &Members) {
-    let (entries, timeout, size) = match members {
-        Members::Static(members) => (prefixes(members.family(family), family), None, None),
-        Members::Dynamic { timeout, size } => (Vec::new(), *timeout, *size),
+    let (entries, set) = match members {
+        Members::Static(members) => (
+            prefixes(members.family(family), family),
+            DynamicSet::default(),
+        ),
+        Members::Dynamic(set) => (Vec::new(), *set),
+    };
+    let kind = match set.kind {
+        SetType::Net => "hash:net",
+        SetType::Address => "hash:ip",
+        SetType::NetPort => "hash:net,port",
+        SetType::AddressPort => "hash:ip,port",
     };
     let inet = match family {
         Family::V4 => "inet",
         Family::V6 => "inet6",
     };
-    let most = size.map_or_else(|| most(entries.len()).to_string(), |size| size.to_string());
+    let most = set
+        .size
+        .map_or_else(|| most(entries.len()).to_string(), |size| size.to_string());
     // Writing to a String cannot fail.
-    let _ = write!(text, "create {name} hash:net family {inet} maxelem {most}");
-    if let Some(seconds) = timeout {
+    let _ = write!(text, "create {name} {kind} family {inet} maxelem {most}");
+    if let Some(seconds) = set.timeout {
         let _ = write!(text, " timeout {seconds}");
+    }
+    if set.counters {
+        text.push_str(" counters");
+    }
+    if set.comments {
+        text.push_str(" comment");
     }
     text.push('\n');
     for (address, length) in entries {

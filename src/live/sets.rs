@@ -1,7 +1,7 @@
 //! ipsets in the format of `ipset save`: fwc's own sets with all members, sets of other programs as far as rules need
 //! them.
 //!
-//! fwc's sets have the type `hash:net` and the names `fwc4-NAME` and `fwc6-NAME`. A name ending in `~` is never that of
+//! fwc's sets have one of four types of addresses and the names `fwc4-NAME` and `fwc6-NAME`. A name ending in `~` is never that of
 //! a policy's set: such a set is filled and then swapped with the real one, so that rules never see it half filled.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,16 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Error, Host};
-use crate::net::{Family, IntervalSet, number_of};
+use crate::net::{Family, IntervalSet, Protocol, number_of};
+
+/// The types of the sets that fwc creates.
+const OWN_TYPES: [&str; 4] = ["hash:net", "hash:ip", "hash:net,port", "hash:ip,port"];
+
+/// The option of a set that counts the packets and bytes of each member.
+const COUNTERS: &str = "counters";
+
+/// The option of a set whose members may have comments; of a member, the word before its comment.
+const COMMENT: &str = "comment";
 
 /// The type and the options of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,9 +74,19 @@ impl IpsetHeader {
         }
     }
 
-    /// Returns `true` if both sets keep members for the same time and hold equally many.
+    /// Returns `true` if both sets have the same type, keep members for the same time, hold equally many, and know the same
+    /// about each.
     fn keeps_like(&self, other: &Self) -> bool {
-        self.timeout() == other.timeout() && self.size() == other.size()
+        self.kind == other.kind
+            && self.timeout() == other.timeout()
+            && self.size() == other.size()
+            && [COUNTERS, COMMENT]
+                .iter()
+                .all(|option| self.has(option) == other.has(option))
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|word| word == option)
     }
 
     /// Returns the default timeout of members in seconds. `None` means that members do not expire and cannot be given a
@@ -83,32 +102,56 @@ impl fmt::Display for IpsetHeader {
     }
 }
 
-/// A member of a `hash:net` set.
+/// A member of a set of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IpsetMember {
     /// The address or network.
     pub network: IpNet,
-    /// The words after it: `nomatch`, `timeout 12`.
+    /// The port of a member that has one, with its protocol: `tcp:443`, `icmp:echo-request`.
+    port: Option<String>,
+    /// The words after it: `nomatch`, `timeout 12`, `packets 3 bytes 180`, `comment "an entry"`.
     options: Vec<String>,
 }
 
 impl IpsetMember {
-    fn new<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let text = words.next()?;
+    /// Reads the words of `add` after the name of a set of the type `kind`.
+    fn new(kind: &str, text: &str) -> Option<Self> {
+        let mut words = split_words(text).into_iter();
+        let (text, port) = match (words.next()?, kind) {
+            (text, "hash:net,port" | "hash:ip,port") => {
+                let (text, port) = text.split_once(',')?;
+                (text, Some(port.to_owned()))
+            }
+            (text, _) => (text, None),
+        };
         let network = match text.parse::<IpAddr>() {
             Ok(address) => address.into(),
             Err(_) => text.parse::<IpNet>().ok()?.trunc(),
         };
         Some(Self {
             network,
+            port,
             options: words.map(str::to_owned).collect(),
         })
     }
 
-    /// Returns the words that add the member to a set with this header. The remaining timeout is kept if that set has
-    /// timeouts.
+    /// Returns what tells the member apart from the others of its set.
+    pub fn element(&self) -> (IpNet, Option<&str>) {
+        (self.network, self.port.as_deref())
+    }
+
+    /// Returns the words that add the member to a set with this header. The remaining timeout, the counters and the comment
+    /// are kept as far as that set has them.
     pub fn words_for(&self, header: &IpsetHeader) -> String {
-        let mut words = self.network.to_string();
+        // `ipset` takes no prefix length beside a port in sets of single addresses.
+        let mut words = match header.kind.starts_with("hash:ip") {
+            true => self.network.addr().to_string(),
+            false => self.network.to_string(),
+        };
+        if let Some(port) = &self.port {
+            words.push(',');
+            words.push_str(port);
+        }
         let mut options = self.options.iter();
         while let Some(option) = options.next() {
             match option.as_str() {
@@ -119,12 +162,40 @@ impl IpsetMember {
                         words.push_str(left);
                     }
                 }
-                // fwc's sets have neither counters nor comments.
+                option @ ("packets" | "bytes" | COMMENT) => {
+                    let known = if option == COMMENT { COMMENT } else { COUNTERS };
+                    if let (Some(value), true) = (options.next(), header.has(known)) {
+                        words.push(' ');
+                        words.push_str(option);
+                        words.push(' ');
+                        words.push_str(value);
+                    }
+                }
+                // fwc's sets have nothing else.
                 _ => {}
             }
         }
         words
     }
+}
+
+/// Returns the words of a line. A comment is one word with its quotes, which cannot be in it.
+fn split_words(line: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = line.trim_ascii_start();
+    while !rest.is_empty() {
+        let end = match rest.strip_prefix('"').and_then(|inner| inner.find('"')) {
+            // Both quotes belong to the word.
+            Some(length) => length + 2,
+            None => rest
+                .find(|c: char| c.is_ascii_whitespace())
+                .unwrap_or(rest.len()),
+        };
+        let (word, behind) = rest.split_at(end);
+        words.push(word);
+        rest = behind.trim_ascii_start();
+    }
+    words
 }
 
 /// A set with its members.
@@ -134,7 +205,7 @@ pub struct Ipset {
     pub header: IpsetHeader,
     /// The members that are addresses or networks.
     pub members: BTreeSet<IpsetMember>,
-    /// Other members as `ipset` writes them: ports, pairs, MAC addresses, names of sets.
+    /// Other members as `ipset` writes them: pairs, MAC addresses, names of sets.
     others: BTreeSet<String>,
 }
 
@@ -169,6 +240,30 @@ impl Ipset {
         let mut members = self.members.iter();
         self.is_plain()
             .then(|| members.any(|member| member.network.contains(&address)))
+    }
+
+    /// Returns `true` if an address with a port of a protocol is in the set; `None` if the members are no such pairs, or the
+    /// protocol is neither TCP nor UDP.
+    pub fn has_with_port(&self, address: IpAddr, protocol: u8, port: u16) -> Option<bool> {
+        let protocol = match Protocol(protocol) {
+            Protocol::TCP => "tcp",
+            Protocol::UDP => "udp",
+            _ => return None,
+        };
+        let of_pairs = matches!(&*self.header.kind, "hash:net,port" | "hash:ip,port");
+        let is_whole = ["netmask", "bitmask"]
+            .iter()
+            .all(|option| self.header.value(option).is_none());
+        let is_exception =
+            |member: &IpsetMember| member.options.iter().any(|word| word == "nomatch");
+        if !of_pairs || !is_whole || self.members.iter().any(is_exception) {
+            return None;
+        }
+        let port = format!("{protocol}:{port}");
+        let is_it = |member: &IpsetMember| {
+            member.port.as_ref() == Some(&port) && member.network.contains(&address)
+        };
+        Some(self.members.iter().any(is_it))
     }
 
     /// Returns `true` if the set contains exactly the addresses that its members name: neither a netmask nor `nomatch`
@@ -261,7 +356,7 @@ impl Ipsets {
     }
 
     /// Returns the live sets as far as they can differ from those of a policy. A set that other programs fill is
-    /// returned without members, because only its timeout and size can differ. Of fwc's sets that are not in the
+    /// returned without members, because only its options can differ. Of fwc's sets that are not in the
     /// policy, those that `obsolete` selects are returned.
     pub fn live(
         host: &dyn Host,
@@ -295,8 +390,8 @@ impl ListedIpset {
 }
 
 fn read_line(sets: &mut BTreeMap<String, Ipset>, line: &str) -> Option<()> {
-    let mut words = line
-        .split_ascii_whitespace()
+    let mut words = split_words(line)
+        .into_iter()
         .filter(|word| !matches!(*word, "-exist" | "-!"));
     match words.next()? {
         "create" | "-N" | "--create" => {
@@ -307,7 +402,7 @@ fn read_line(sets: &mut BTreeMap<String, Ipset>, line: &str) -> Option<()> {
         "add" | "-A" | "--add" => {
             let set = sets.get_mut(words.next()?)?;
             let text = words.collect::<Vec<_>>().join(" ");
-            match IpsetMember::new(text.split(' ')) {
+            match IpsetMember::new(&set.header.kind, &text) {
                 Some(member) => drop(set.members.insert(member)),
                 None if text.is_empty() => return None,
                 None => drop(set.others.insert(text)),
@@ -316,8 +411,8 @@ fn read_line(sets: &mut BTreeMap<String, Ipset>, line: &str) -> Option<()> {
         "del" | "-D" | "--del" => {
             let set = sets.get_mut(words.next()?)?;
             let text = words.collect::<Vec<_>>().join(" ");
-            match IpsetMember::new(text.split(' ')) {
-                Some(gone) => set.members.retain(|one| one.network != gone.network),
+            match IpsetMember::new(&set.header.kind, &text) {
+                Some(gone) => set.members.retain(|one| one.element() != gone.element()),
                 // The options of a member, such as a time-out, do not tell members apart.
                 None => set
                     .others
@@ -356,7 +451,7 @@ pub fn is_own(name: &str, header: &IpsetHeader) -> bool {
         Some("fwc6-") => "inet6",
         _ => return false,
     };
-    header.kind == "hash:net" && header.value("family") == Some(family)
+    OWN_TYPES.contains(&&*header.kind) && header.value("family") == Some(family)
 }
 
 /// Reads the output of `ipset list -terse`.
@@ -511,6 +606,63 @@ mod tests {
             ["192.0.2.1/32 timeout 7", "192.0.2.2/32 timeout 0"]
         );
         assert_eq!(words("a", "b"), ["192.0.2.1/32", "192.0.2.2/32"]);
+    }
+
+    #[test]
+    fn members_keep_counters_and_comments_where_the_set_has_them() {
+        let sets = Ipsets::parse(
+            "create a hash:ip,port family inet timeout 60 counters comment\n\
+             add a 192.0.2.1,tcp:80 timeout 7 packets 3 bytes 180 comment \"a  b # c; -exist\" -exist\n\
+             add a 192.0.2.1,icmp:echo-request timeout 0 packets 0 bytes 0\n\
+             create b hash:ip,port family inet comment\ncreate c hash:net,port family inet counters\n",
+        )
+        .unwrap();
+        let words = |into: &str| -> Vec<_> {
+            let header = &sets.0[into].header;
+            let members = sets.0["a"].members.iter();
+            members.map(|member| member.words_for(header)).collect()
+        };
+        assert_eq!(
+            words("a"),
+            [
+                "192.0.2.1,icmp:echo-request timeout 0 packets 0 bytes 0",
+                "192.0.2.1,tcp:80 timeout 7 packets 3 bytes 180 comment \"a  b # c; -exist\"",
+            ]
+        );
+        assert_eq!(
+            words("b"),
+            [
+                "192.0.2.1,icmp:echo-request",
+                "192.0.2.1,tcp:80 comment \"a  b # c; -exist\"",
+            ]
+        );
+        assert_eq!(
+            words("c"),
+            [
+                "192.0.2.1/32,icmp:echo-request packets 0 bytes 0",
+                "192.0.2.1/32,tcp:80 packets 3 bytes 180",
+            ]
+        );
+        assert_eq!(Ipsets::parse(&sets.text()).unwrap(), sets);
+    }
+
+    #[test]
+    fn pairs_of_address_and_port_are_found() {
+        let text = "create a hash:net,port family inet\nadd a 192.0.2.0/24,tcp:22\nadd a 198.51.100.7,udp:53\n";
+        let has = |text: &str, address: &str, protocol, port| {
+            let sets = Ipsets::parse(text).unwrap();
+            sets.0["a"].has_with_port(address.parse().unwrap(), protocol, port)
+        };
+        assert_eq!(has(text, "192.0.2.9", 6, 22), Some(true));
+        assert_eq!(has(text, "192.0.2.9", 6, 222), Some(false));
+        assert_eq!(has(text, "192.0.2.9", 17, 22), Some(false));
+        assert_eq!(has(text, "198.51.100.7", 17, 53), Some(true));
+        assert_eq!(has(text, "198.51.100.8", 17, 53), Some(false));
+        assert_eq!(has(text, "192.0.2.9", 132, 22), None);
+        let except = format!("{text}add a 192.0.2.9,tcp:22 nomatch\n");
+        assert_eq!(has(&except, "192.0.2.9", 6, 22), None);
+        let plain = "create a hash:net family inet\nadd a 192.0.2.9\n";
+        assert_eq!(has(plain, "192.0.2.9", 6, 22), None);
     }
 
     #[test]

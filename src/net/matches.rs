@@ -181,6 +181,27 @@ fn flags(text: &str) -> Result<TcpFlags, TcpFlagsError> {
     Ok(TcpFlags(flags))
 }
 
+/// The type of an ipset of addresses: what its members are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SetType {
+    /// Networks and addresses (`hash:net`).
+    #[default]
+    Net,
+    /// Addresses (`hash:ip`).
+    Address,
+    /// A network or an address, and a port of a protocol (`hash:net,port`).
+    NetPort,
+    /// An address, and a port of a protocol (`hash:ip,port`).
+    AddressPort,
+}
+
+impl SetType {
+    /// Returns `true` if a member has a protocol and a port.
+    pub fn has_ports(self) -> bool {
+        matches!(self, Self::NetPort | Self::AddressPort)
+    }
+}
+
 /// The ends of a packet that a match of an ipset compares with the parts of a member, in their order: one to three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SetEnds {
@@ -198,6 +219,26 @@ impl SetEnds {
         from_source: [true, false, false],
         count: 1,
     };
+
+    /// Returns the ends for an address, and for a port if members have one; `true` for the source.
+    pub fn of(address: bool, port: Option<bool>) -> Self {
+        Self {
+            from_source: [address, port.unwrap_or(false), false],
+            count: 1 + usize::from(port.is_some()),
+        }
+    }
+
+    /// Returns all ends with which rules may ask for members of a type.
+    pub fn all(kind: SetType) -> Vec<Self> {
+        let ports: &[_] = match kind.has_ports() {
+            true => &[Some(true), Some(false)],
+            false => &[None],
+        };
+        let addresses = [true, false].into_iter();
+        addresses
+            .flat_map(|address| ports.iter().map(move |port| Self::of(address, *port)))
+            .collect()
+    }
 
     /// Returns the ends for these parts, each `true` for the source; `None` if they are none, or more than three.
     pub fn new(from_source: &[bool]) -> Option<Self> {

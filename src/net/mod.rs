@@ -22,7 +22,9 @@ pub use icmp::IcmpType;
 pub use interface::{DeviceError, InterfacePattern, LONGEST_DEVICE};
 pub use interval::{IntervalSet, prefix_length};
 pub use jiff::civil::Date;
-pub use matches::{MacAddress, MarkError, MarkMatch, SetEnds, TcpFlagsError, TcpFlagsMatch};
+pub use matches::{
+    MacAddress, MarkError, MarkMatch, SetEnds, SetType, TcpFlagsError, TcpFlagsMatch,
+};
 pub use packet::{Hook, Packet, PerHook, State, TcpFlags, Translated};
 pub use port::{PortError, PortRange};
 pub use protocol::Protocol;

@@ -195,8 +195,8 @@ impl Groups {
                     masked: None,
                 }
             }
-            GroupKind::Dynamic { timeout, size } => Group {
-                named: self.add_set(name, Members::Dynamic { timeout, size }),
+            GroupKind::Dynamic(set) => Group {
+                named: self.add_set(name, Members::Dynamic(set)),
                 contents,
                 dynamic: Some(definition.name.span),
                 masked: None,

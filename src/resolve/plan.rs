@@ -4,13 +4,13 @@ use crate::diag::ConcernName;
 use crate::iptables::Match;
 use crate::net::{
     AddressMask, AddressRange, AddressSet, Date, Family, IcmpType, InterfacePattern, IntervalSet,
-    MacAddress, MarkMatch, PerFamily, PerHook, PortRange, Protocol, Rate, SetEnds, State,
+    MacAddress, MarkMatch, PerFamily, PerHook, PortRange, Protocol, Rate, SetEnds, SetType, State,
     TcpFlagsMatch, TimeOfDay, Weekday,
 };
 use crate::policy::{
-    CommandLine, CustomPosition, CustomTable, DefaultAction, Enforce, Expect, Icmp, InvalidAction,
-    LimitPer, LimitRate, LogDestination, LogOption, MangleChange, NatEnd, Order, Over, Per,
-    Preserve, RejectWith, RuleStage, Scope, Treatment,
+    CommandLine, CustomPosition, CustomTable, DefaultAction, DynamicSet, Enforce, Expect, Icmp,
+    InvalidAction, LimitPer, LimitRate, LogDestination, LogOption, MangleChange, NatEnd, Order,
+    Over, Per, Preserve, RejectWith, RuleStage, Scope, Treatment,
 };
 use crate::source::Span;
 use serde::{Deserialize, Serialize};
@@ -332,18 +332,23 @@ pub struct AddressGroupSet {
     pub members: Members,
 }
 
+impl AddressGroupSet {
+    /// Returns what its members are.
+    pub fn kind(&self) -> SetType {
+        match &self.members {
+            Members::Static(_) => SetType::Net,
+            Members::Dynamic(set) => set.kind,
+        }
+    }
+}
+
 /// The members of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Members {
     /// The policy lists them.
     Static(AddressSet),
     /// Other programs add them.
-    Dynamic {
-        /// The lifetime of a member, in seconds; `None` for no end.
-        timeout: Option<u32>,
-        /// The largest number of members; `None` for ipset's default.
-        size: Option<u32>,
-    },
+    Dynamic(DynamicSet),
 }
 
 /// `source` or `destination` of a rule.
@@ -357,6 +362,9 @@ pub struct AddressCondition {
     pub sets: Vec<usize>,
     /// Match every address except those.
     pub negated: bool,
+    /// The condition is asked of replies: a member with a port has the one that the request went to, where the reply
+    /// comes from.
+    pub of_reply: bool,
 }
 
 impl AddressCondition {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::iptables::{ParseError, Ruleset};
-use crate::net::{AddressRange, Family, IntervalSet, PerFamily};
+use crate::net::{AddressRange, Family, IntervalSet, PerFamily, SetType};
 
 /// Rendered rules files and ipsets, parsed.
 #[derive(Clone, Debug)]
@@ -20,19 +20,25 @@ pub enum Unread {
     #[error("the {0} rules, {1}")]
     Rules(Family, ParseError),
     /// A line (from 1) of the ipsets file is not valid.
-    #[error("the ipsets file, line {0}: expected `create NAME hash:net ...` or `add NAME ADDRESS`")]
+    #[error("the ipsets file, line {0}: expected `create NAME TYPE ...` or `add NAME ADDRESS`")]
     Sets(usize),
 }
 
 /// An ipset as its file creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KernelSet {
+    /// What its members are.
+    pub kind: SetType,
     /// The family of its members.
     pub family: Family,
     /// The timeout of a member in seconds; `None` if members do not expire.
     pub timeout: Option<u32>,
     /// The maximum number of members.
     pub size: u32,
+    /// The kernel counts the packets of each member.
+    pub counters: bool,
+    /// A member may have a comment.
+    pub comments: bool,
     /// The members that the file adds.
     pub members: IntervalSet,
 }
@@ -60,7 +66,7 @@ impl RenderedRules {
     }
 }
 
-/// Parses the `create` and `add` lines of `ipset save` for `hash:net` sets, the only type that fwc creates.
+/// Parses the `create` and `add` lines of `ipset save` for sets of the types that fwc creates. Only `hash:net` has members.
 fn read_sets(text: &str) -> Result<BTreeMap<String, KernelSet>, Unread> {
     let mut sets: BTreeMap<String, KernelSet> = BTreeMap::new();
     let mut added: BTreeMap<String, Vec<(u128, u128)>> = BTreeMap::new();
@@ -70,12 +76,12 @@ fn read_sets(text: &str) -> Result<BTreeMap<String, KernelSet>, Unread> {
         }
         let words: Vec<&str> = line.split(' ').collect();
         let read = match words[..] {
-            ["create", name, "hash:net", ref options @ ..] => {
-                let set = created(options);
+            ["create", name, kind, ref options @ ..] => {
+                let set = type_of(kind).and_then(|kind| created(kind, options));
                 set.filter(|_| !sets.contains_key(name))
                     .map(|set| drop(sets.insert(name.to_owned(), set)))
             }
-            ["add", name, member] => sets.get(name).and_then(|set| {
+            ["add", name, member] => sets.get(name).and_then(|set: &KernelSet| {
                 let range = AddressRange::parse(member).ok();
                 let range = range.filter(|range| range.family == set.family)?;
                 added
@@ -96,25 +102,60 @@ fn read_sets(text: &str) -> Result<BTreeMap<String, KernelSet>, Unread> {
     Ok(sets)
 }
 
+fn type_of(word: &str) -> Option<SetType> {
+    Some(match word {
+        "hash:net" => SetType::Net,
+        "hash:ip" => SetType::Address,
+        "hash:net,port" => SetType::NetPort,
+        "hash:ip,port" => SetType::AddressPort,
+        _ => return None,
+    })
+}
+
 /// Parses the options of a `create` line; `None` if one is unknown, because it could change what the set matches.
-fn created(options: &[&str]) -> Option<KernelSet> {
+fn created(kind: SetType, options: &[&str]) -> Option<KernelSet> {
     /// `IPSET_DEFAULT_MAXELEM` of the kernel's `ip_set.h`.
     const DEFAULT_SIZE: u32 = 65_536;
     let (mut family, mut timeout, mut size) = (None, None, DEFAULT_SIZE);
-    for option in options.chunks(2) {
-        match *option {
-            ["family", "inet"] => family = Some(Family::V4),
-            ["family", "inet6"] => family = Some(Family::V6),
-            ["timeout", seconds] => timeout = Some(seconds.parse().ok()?),
-            ["maxelem", most] => size = most.parse().ok()?,
-            ["hashsize", _] => {}
+    let (mut counters, mut comments) = (false, false);
+    let mut options = options;
+    while !options.is_empty() {
+        options = match *options {
+            ["family", "inet", ref rest @ ..] => {
+                family = Some(Family::V4);
+                rest
+            }
+            ["family", "inet6", ref rest @ ..] => {
+                family = Some(Family::V6);
+                rest
+            }
+            ["timeout", seconds, ref rest @ ..] => {
+                timeout = Some(seconds.parse().ok()?);
+                rest
+            }
+            ["maxelem", most, ref rest @ ..] => {
+                size = most.parse().ok()?;
+                rest
+            }
+            ["hashsize", _, ref rest @ ..] => rest,
+            ["counters", ref rest @ ..] => {
+                counters = true;
+                rest
+            }
+            ["comment", ref rest @ ..] => {
+                comments = true;
+                rest
+            }
             _ => return None,
-        }
+        };
     }
     Some(KernelSet {
+        kind,
         family: family?,
         timeout,
         size,
+        counters,
+        comments,
         members: IntervalSet::empty(),
     })
 }

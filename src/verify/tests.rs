@@ -11,7 +11,7 @@ use super::spec::spec;
 use super::walkers::ComparedWalk;
 use crate::analysis::{Behaviour, GaveUp, Path, Set, Space, TextError, Verdict};
 use crate::iptables::{self, TableName};
-use crate::net::{Family, Hook};
+use crate::net::{Family, Hook, SetEnds};
 use crate::policy::{Expect, Policy};
 use crate::resolve::{Plan, PlannedTest};
 
@@ -255,8 +255,10 @@ impl<'a> Tester<'a> {
     fn assumed(&self, test: &PlannedTest, mut set: Set) -> Result<Set, GaveUp> {
         let space = self.sides.space;
         for name in &test.empty_sets {
-            for source in [true, false] {
-                let members = in_set(name, source, space.family()).set(space)?;
+            let sets = &self.sides.plan.sets;
+            let named = sets.iter().find(|set| set.name == *name);
+            for ends in named.map_or_else(Vec::new, |set| SetEnds::all(set.kind())) {
+                let members = in_set(name, ends, space.family()).set(space)?;
                 for field in space.support(members) {
                     set = space.with(set, field, 0)?;
                 }

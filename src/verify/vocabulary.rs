@@ -3,7 +3,7 @@
 use super::spec::matching::{Matching, PacketEnd, set_name};
 use crate::analysis::{Dimension, GaveUp, Space, Vocabulary};
 use crate::iptables::{Match, SetMatch};
-use crate::net::Hook;
+use crate::net::{Hook, SetEnds};
 use crate::resolve::{Endpoint, Members, Plan};
 
 /// Collects the names of a policy (zones, interfaces, address groups, services) for printing packet sets of a family.
@@ -100,14 +100,17 @@ pub fn add_words(
         .iter()
         .filter(|set| matches!(set.members, Members::Dynamic { .. }));
     for set in open {
-        for (source, side) in [(true, "source"), (false, "destination")] {
+        for ends in SetEnds::all(set.kind()) {
             let asked = Match::Set(Box::new(SetMatch {
                 negated: false,
                 name: set_name(&set.name, space.family()).into(),
-                from_source: vec![source],
+                from_source: ends.from_source().to_vec(),
                 settings: Vec::new(),
             }));
-            let name = format!("{side} in set {}", set.name);
+            let sides = ends.from_source().iter();
+            let sides = sides.map(|source| if *source { "source" } else { "destination" });
+            let sides: Vec<_> = sides.collect();
+            let name = format!("{} in set {}", sides.join(", "), set.name);
             words.condition(asked.to_text(space.family()), name);
         }
     }

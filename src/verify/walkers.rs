@@ -270,7 +270,7 @@ impl Walkers<'_> {
                 time.as_ref().is_none_or(holds)
             }
             Circumstance::NotAfter(day) => holds(&Condition::not_after(day)),
-            Circumstance::InSet { name, source } => holds(&in_set(name, source, family)),
+            Circumstance::InSet { name, ends } => holds(&in_set(name, ends, family)),
             Circumstance::InForeignSet { name, ends } => holds(&Condition::InSet {
                 name: name.to_owned(),
                 ends,

@@ -30,6 +30,14 @@ pub const TESTS: &[(&str, Test)] = &[
         dynamic_members_stay_through_a_changed_size,
     ),
     (
+        "dynamic_members_stay_through_counters_and_comments",
+        dynamic_members_stay_through_counters_and_comments,
+    ),
+    (
+        "a_changed_type_stops_apply_and_keeps_the_members",
+        a_changed_type_stops_apply_and_keeps_the_members,
+    ),
+    (
         "sets_that_nobody_needs_are_removed",
         sets_that_nobody_needs_are_removed,
     ),
@@ -281,6 +289,95 @@ fn dynamic_members_stay_through_a_changed_size(backend: Backend) -> Result {
     Ok(())
 }
 
+/// A policy whose dynamic set has these keys more.
+fn typed(keys: &str) -> String {
+    policy(&MEMBERS, "1h").replace("\"1h\" }", &format!("\"1h\"{keys} }}"))
+}
+
+fn dynamic_members_stay_through_counters_and_comments(backend: Backend) -> Result {
+    let ns = namespace(backend)?;
+    write(&ns, &typed(", type = \"address,port\""));
+    ns.apply("sets.toml", &[]).expect(0);
+    assert!(ns.saved().contains("--match-set fwc4-banned src,dst"));
+    ns.fwc(&["diff", "sets.toml"]).expect(0);
+    ipset(
+        &ns,
+        "add fwc4-banned 203.0.113.9,tcp:80\nadd fwc4-banned 203.0.113.9,tcp:443 timeout 0\nadd fwc6-banned 2001:db8::9,udp:53\n",
+    );
+    let all = |options: &str, more: [&str; 3]| {
+        let now = sets(&ns);
+        assert!(now.contains(options), "{options}: {now}");
+        for (member, more) in [
+            "add fwc4-banned 203.0.113.9,tcp:80 ",
+            "add fwc4-banned 203.0.113.9,tcp:443 ",
+            "add fwc6-banned 2001:db8::9,udp:53 ",
+        ]
+        .iter()
+        .zip(more)
+        {
+            let mut lines = now.lines();
+            let is_there = lines.any(|line| line.starts_with(member) && line.ends_with(more));
+            assert!(is_there, "{member}{more}: {now}");
+        }
+    };
+    let keys = ", type = \"address,port\", counters = true, comments = true";
+    write(&ns, &typed(keys));
+    let diff = ns.fwc(&["diff", "sets.toml"]).expect(2).out;
+    assert!(diff.contains("set fwc4-banned (made anew)\n"), "{diff}");
+    ns.apply("sets.toml", &["--confirm"]).expect(0);
+    all("timeout 3600 counters comment ", ["bytes 0"; 3]);
+    ipset(
+        &ns,
+        "add -exist fwc4-banned 203.0.113.9,tcp:80 packets 7 bytes 700 comment \"two  spaces # and more\"\n",
+    );
+    ns.kept(&["confirm"]).expect(0);
+    // The members keep what is known about them through a change of the size.
+    write(&ns, &typed(&format!("{keys}, size = 1000")));
+    ns.apply("sets.toml", &[]).expect(0);
+    let kept = "packets 7 bytes 700 comment \"two  spaces # and more\"";
+    all(
+        "maxelem 1000 timeout 3600 counters comment ",
+        [kept, "bytes 0", "bytes 0"],
+    );
+    ns.fwc(&["diff", "sets.toml"]).expect(0);
+    // What the new set does not have is lost, and no member is.
+    write(&ns, &typed(", type = \"address,port\", comments = true"));
+    ns.apply("sets.toml", &[]).expect(0);
+    all(
+        "timeout 3600 comment ",
+        ["comment \"two  spaces # and more\"", "", ""],
+    );
+    let again = ns.apply("sets.toml", &[]).expect(0).out;
+    assert!(again.contains("nothing to do"), "{again}");
+    Ok(())
+}
+
+fn a_changed_type_stops_apply_and_keeps_the_members(backend: Backend) -> Result {
+    let ns = namespace(backend)?;
+    ns.apply("sets.toml", &[]).expect(0);
+    ipset(&ns, "add fwc4-banned 203.0.113.9\n");
+    let rules = ns.saved();
+    for (kind, shown) in [
+        ("address", "hash:ip"),
+        ("net,port", "hash:net,port"),
+        ("address,port", "hash:ip,port"),
+    ] {
+        write(&ns, &typed(&format!(", type = \"{kind}\"")));
+        let refused = ns.apply("sets.toml", &[]).expect(1).err;
+        let wanted = format!("has the type `hash:net`, but the policy wants `{shown}`");
+        assert!(refused.contains(&wanted), "{refused}");
+        assert!(refused.contains("nothing was changed"), "{refused}");
+        assert_eq!(ns.saved(), rules);
+        assert!(lists(&ns, "add fwc4-banned 203.0.113.9"));
+    }
+    // As the message says: without the set once, then with the new type.
+    ns.apply("ssh.toml", &[]).expect(0);
+    write(&ns, &typed(", type = \"address\""));
+    ns.apply("sets.toml", &[]).expect(0);
+    assert!(sets(&ns).contains("create fwc4-banned hash:ip family inet "));
+    Ok(())
+}
+
 fn sets_that_nobody_needs_are_removed(backend: Backend) -> Result {
     let ns = namespace(backend)?;
     ns.apply("sets.toml", &[]).expect(0);
@@ -336,12 +433,12 @@ fn set_of_another_type_stops_apply(backend: Backend) -> Result {
     let ns = namespace(backend)?;
     ipset(
         &ns,
-        "create fwc4-banned hash:ip\nadd fwc4-banned 192.0.2.1\n",
+        "create fwc4-banned hash:ip,mac\nadd fwc4-banned 192.0.2.1,02:00:00:00:00:01\n",
     );
     let (rules, set) = (ns.saved(), sets(&ns));
     let refused = ns.apply("sets.toml", &[]).expect(1).err;
     assert!(
-        refused.contains("`fwc4-banned` of the type `hash:ip`"),
+        refused.contains("`fwc4-banned` of the type `hash:ip,mac`"),
         "{refused}"
     );
     assert_eq!((ns.saved(), sets(&ns)), (rules, set));

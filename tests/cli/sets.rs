@@ -169,6 +169,50 @@ fn the_sets_are_a_file() {
     );
 }
 
+/// The port of a member is the one that a packet goes to; replies come from it.
+#[test]
+fn sets_of_other_types() {
+    let policy = "version = 1\n[defaults]\noutput = \"drop\"\n\
+        [addresses]\nbans = { set = \"dynamic\", type = \"address,port\", size = 200000, counters = true, comments = true }\n\
+        peers = { set = \"dynamic\", type = \"net,port\", timeout = \"60s\" }\nsingle = { set = \"dynamic\", type = \"address\" }\n\
+        [[raw]]\ntype = \"notrack\"\nfrom = \"any\"\nto = \"host\"\nservice = \"53/udp\"\nsource = \"peers\"\n\
+        [[rules]]\nservice = \"53/udp\"\nsource = \"peers\"\n\
+        [[rules]]\naction = \"drop\"\nsource = \"!bans\"\nservice = \"ssh\"\n\
+        [[rules]]\nfrom = \"host\"\ndestination = [\"peers\", \"single\"]\nservice = \"https\"\n";
+    let folder = folder(&[("fwc.toml", policy)]);
+    let run = build(folder.path());
+    assert_eq!(run.status, 0, "{}", run.err);
+    let sets = read(folder.path(), "out/ipsets");
+    let created: Vec<&str> = sets.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(
+        created,
+        [
+            "create fwc4-bans hash:ip,port family inet maxelem 200000 counters comment",
+            "create fwc6-bans hash:ip,port family inet6 maxelem 200000 counters comment",
+            "create fwc4-peers hash:net,port family inet maxelem 65536 timeout 60",
+            "create fwc6-peers hash:net,port family inet6 maxelem 65536 timeout 60",
+            "create fwc4-single hash:ip family inet maxelem 65536",
+            "create fwc6-single hash:ip family inet6 maxelem 65536",
+        ]
+    );
+    for (file, number) in [("out/rules.v4", 4), ("out/rules.v6", 6)] {
+        let text = read(folder.path(), file);
+        let has = |words: [&str; 2]| {
+            let mut lines = text.lines();
+            let found = lines.any(|line| words.iter().all(|words| line.contains(words)));
+            assert!(found, "{words:?} in {file}\n{text}");
+        };
+        let set = |words: &str| format!(" --match-set fwc{number}-{words}");
+        has(["-A PREROUTING ", &set("peers src,dst ")]);
+        has(["-A OUTPUT ", &set("peers dst,src ")]);
+        has(["--dport 53 ", &set("peers src,dst ")]);
+        has(["--sport 53 ", &set("peers dst,src ")]);
+        has(["--dport 22 ", &format!(" !{}", set("bans src,dst "))]);
+        has(["--dport 443 ", &set("peers dst,dst ")]);
+        has(["--dport 443 ", &set("single dst ")]);
+    }
+}
+
 #[test]
 fn a_set_from_a_file() {
     let policy = "version = 1\n\n[addresses]\nbad = { set = true, file = \"bad.txt\" }\n\n[[rules]]\naction = \"drop\"\nscope = \"ipv4\"\nsource = \"bad\"\n";

@@ -143,6 +143,30 @@ pub fn all() -> Vec<Trial> {
             |what| matches!(what, DisagreementKind::IpSet(name) if name == "fwc4-banned"),
         ),
         test(
+            "set_type",
+            "create fwc4-banned hash:net ",
+            "create fwc4-banned hash:ip ",
+            |what| matches!(what, DisagreementKind::IpSet(name) if name == "fwc4-banned"),
+        ),
+        test(
+            "set_counters",
+            "timeout 3600\n",
+            "timeout 3600 counters\n",
+            |what| matches!(what, DisagreementKind::IpSet(name) if name == "fwc4-banned"),
+        ),
+        test(
+            "set_comments",
+            "timeout 3600\n",
+            "timeout 3600 comment\n",
+            |what| matches!(what, DisagreementKind::IpSet(name) if name == "fwc4-banned"),
+        ),
+        test(
+            "set_ends",
+            "--match-set fwc4-banned src",
+            "--match-set fwc4-banned src,dst",
+            |what| matches!(what, DisagreementKind::Verdict(walked) if walked.when.len() >= 2),
+        ),
+        test(
             "other_set",
             "--match-set fwc4-banned",
             "--match-set fwc4-bnaned",

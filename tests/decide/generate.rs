@@ -613,7 +613,26 @@ impl Sample {
             } else {
                 ""
             };
-            self.line(&format!("banned = {{ set = \"dynamic\"{timeout} }}"));
+            let mut own = Random(random.0.rotate_left(11));
+            let kind = match own.below(6) {
+                0 => ", type = \"address\"",
+                1 => ", type = \"net,port\"",
+                2 => ", type = \"address,port\", size = 1000",
+                _ => "",
+            };
+            let counters = if own.once_in(4) {
+                ", counters = true"
+            } else {
+                ""
+            };
+            let comments = if own.once_in(4) {
+                ", comments = true"
+            } else {
+                ""
+            };
+            self.line(&format!(
+                "banned = {{ set = \"dynamic\"{timeout}{kind}{counters}{comments} }}"
+            ));
             names.push("banned".to_owned());
         }
         names

@@ -214,7 +214,10 @@ fn holds(
         Circumstance::Group(id) => this.group == Some(id),
         Circumstance::Time(schedule) => this.at.is_none_or(|at| is_time(schedule, at)),
         Circumstance::NotAfter(last) => this.at.is_none_or(|at| at.date() <= last),
-        Circumstance::InSet { name, source } => source && this.is_member(name),
+        Circumstance::InSet { name, ends } => {
+            let is_of_source = matches!(ends.from_source(), [true] | [true, false]);
+            is_of_source && this.is_member(name)
+        }
         Circumstance::InForeignSet { name, .. } => this.is_member(name),
         Circumstance::FromIpsec => this.from_ipsec,
         Circumstance::IntoIpsec => this.into_ipsec,

@@ -13,11 +13,12 @@ use fwc::files::Access;
 use fwc::internals::resolve::Plan;
 use fwc::internals::verify::{TestOutcome, test};
 use fwc::net::{
-    AddressRange, Family, Hook, Packet, PortRange, State, Translated, address_of, number_of,
+    AddressRange, Family, Hook, Packet, PortRange, SetEnds, State, Translated, address_of,
+    number_of,
 };
 use fwc::policy::{
-    self, Assume, Chance, Circumstance, DecidedBy, Expect, NewAddress, Policy, PolicyRule,
-    PolicyTest, PolicyTrace, PolicyVerdict, PolicyZone,
+    self, Assume, Chance, Circumstance, DecidedBy, Expect, GroupKind, NewAddress, Policy,
+    PolicyRule, PolicyTest, PolicyTrace, PolicyVerdict, PolicyZone,
 };
 use fwc::source::{Located, SourceMap};
 use libtest_mimic::{Failed, Trial};
@@ -540,9 +541,13 @@ impl<'p> Promise<'p> {
         let empty = self.test.assume.iter();
         let mut empty = empty.filter(|(_, assume)| *assume == Assume::Empty);
         let is_assumed = empty.all(|(name, _)| {
-            [true, false].into_iter().all(|source| {
-                let name = name.value.as_str();
-                let asked = Circumstance::InSet { name, source };
+            let name = name.value.as_str();
+            let group = &self.policy.addresses.get(name).unwrap().value;
+            let GroupKind::Dynamic(set) = group.kind else {
+                panic!("{name} is no dynamic set");
+            };
+            SetEnds::all(set.kind).into_iter().all(|ends| {
+                let asked = Circumstance::InSet { name, ends };
                 ![false, true]
                     .into_iter()
                     .any(|moved| luck.thrown(asked, moved))
@@ -671,8 +676,10 @@ impl<'a> Luck<'a> {
 
     fn thrown(&self, asked: Circumstance<'_>, moved: bool) -> bool {
         let asks_destination = match asked {
-            Circumstance::ToThisHost | Circumstance::InSet { source: false, .. } => true,
-            Circumstance::InForeignSet { ends, .. } => ends.from_source().contains(&false),
+            Circumstance::ToThisHost => true,
+            Circumstance::InSet { ends, .. } | Circumstance::InForeignSet { ends, .. } => {
+                ends.from_source().contains(&false)
+            }
             _ => false,
         };
         if let (Circumstance::ToThisHost, false, Some(here)) = (asked, moved, self.here) {

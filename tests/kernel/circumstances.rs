@@ -253,7 +253,10 @@ impl Circumstances {
             .iter()
             .find_map(|prefix| set.name.strip_prefix(prefix));
         let is_member = match own {
-            Some(dynamic) => set.from_source[0] && self.is_member(dynamic),
+            Some(dynamic) => {
+                let is_of_source = matches!(&set.from_source[..], [true] | [true, false]);
+                is_of_source && self.is_member(dynamic)
+            }
             None => self.is_member(&set.name),
         };
         is_member != set.negated

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::net::IpAddr;
 
 use super::{Circumstance, Evaluation};
-use crate::net::{AddressMask, AddressRange, Family, address_of, number_of};
+use crate::net::{AddressMask, AddressRange, Family, SetEnds, SetType, address_of, number_of};
 use crate::policy::{AddressExpression, AddressItem, GroupKind, Policy};
 use crate::source::Located;
 
@@ -26,7 +26,15 @@ impl Evaluation<'_> {
         address: IpAddr,
         source: bool,
     ) -> bool {
-        let is_member = |name: &str| (self.holds)(Circumstance::InSet { name, source });
+        let is_member = |name: &str, kind: SetType| {
+            // A member with a port has the one that the packet goes to.
+            let port = match kind {
+                SetType::Net | SetType::Address => None,
+                SetType::NetPort | SetType::AddressPort => Some(false),
+            };
+            let ends = SetEnds::of(source, port);
+            (self.holds)(Circumstance::InSet { name, ends })
+        };
         any_is(self.policy, items, address, true, &is_member)
     }
 }
@@ -46,7 +54,7 @@ pub(super) fn exist(
     let is_one = |number: u128| {
         let address = address_of(family, number);
         [true, false].into_iter().any(|full| {
-            let is = |items, masks| any_is(policy, items, address, masks, &|_: &str| full);
+            let is = |items, masks| any_is(policy, items, address, masks, &|_: &str, _| full);
             let meant = expression.is_none_or(|e| is(&e.items, !e.negated) != e.negated);
             meant && networks.is_none_or(|networks| is(networks, true))
         })
@@ -92,7 +100,7 @@ fn any_is(
     items: &[Located<AddressItem>],
     address: IpAddr,
     masks: bool,
-    is_in_dynamic: &dyn Fn(&str) -> bool,
+    is_in_dynamic: &dyn Fn(&str, SetType) -> bool,
 ) -> bool {
     items.iter().any(|item| match &item.value {
         AddressItem::Literal(range) => within(range, address),
@@ -104,7 +112,7 @@ fn any_is(
         AddressItem::Name(name) => policy.addresses.get(name).is_some_and(|group| {
             let any = |items| any_is(policy, items, address, masks, is_in_dynamic);
             match group.value.kind {
-                GroupKind::Dynamic { .. } => is_in_dynamic(name),
+                GroupKind::Dynamic(set) => is_in_dynamic(name, set.kind),
                 GroupKind::Plain | GroupKind::Set => {
                     any(&group.value.include) && !any(&group.value.exclude)
                 }
@@ -129,7 +137,7 @@ pub(super) fn only_address(
                 &group,
                 address_of(family, number),
                 true,
-                &|_: &str| false,
+                &|_: &str, _| false,
             );
         if is_member {
             found.set(Some(number));

@@ -135,12 +135,12 @@ pub enum Circumstance<'p> {
     Time(&'p PolicySchedule),
     /// The current date is not after this one.
     NotAfter(Date),
-    /// The dynamic set of this name contains an address of the packet.
+    /// The dynamic set of this name contains an address of the packet, or an address and a port.
     InSet {
         /// The group's name.
         name: &'p str,
-        /// `true` for the source, `false` for the destination.
-        source: bool,
+        /// The ends of the packet that its members are compared with.
+        ends: SetEnds,
     },
     /// An ipset that fwc does not own contains an address of the packet.
     InForeignSet {
@@ -200,9 +200,9 @@ impl Circumstance<'_> {
     /// Returns the circumstance as it is for the opposite direction.
     fn reversed(self) -> Self {
         match self {
-            Self::InSet { name, source } => Self::InSet {
+            Self::InSet { name, ends } => Self::InSet {
                 name,
-                source: !source,
+                ends: ends.reversed(),
             },
             Self::InForeignSet { name, ends } => Self::InForeignSet {
                 name,

@@ -570,6 +570,37 @@ fn a_reply_passes_where_its_destination_is_in_the_set_of_the_rule() {
     }
 }
 
+/// A member with a port has the one that the packet goes to. Of a reply it is the one that the reply comes from.
+#[test]
+fn a_member_has_the_port_that_the_request_goes_to() {
+    let policy = policy(
+        "[defaults]\noutput = \"drop\"\n\
+         [addresses]\nclients = { set = \"dynamic\", type = \"address,port\" }\n\
+         servers = { set = \"dynamic\", type = \"net,port\" }\n\
+         [[raw]]\ntype = \"notrack\"\nfrom = \"any\"\nto = \"host\"\nservice = \"53/udp\"\n\
+         [[rules]]\nservice = \"53/udp\"\nsource = \"clients\"\n\
+         [[rules]]\nfrom = \"host\"\ndestination = \"servers\"\n",
+    );
+    let request = as_state(State::Untracked, udp(V4, 40000, 53));
+    let reply = leaving(as_state(State::Untracked, udp(V4, 53, 40000)));
+    let asked = leaving(udp(V4, 40000, 123));
+    for (packet, set, wanted) in [
+        (&request, "clients", [true, false]),
+        (&reply, "clients", [false, true]),
+        (&asked, "servers", [false, false]),
+    ] {
+        for ends in [[true, true], [true, false], [false, true], [false, false]] {
+            let holds = |asked: Circumstance<'_>| {
+                matches!(asked, Circumstance::InSet { name, ends: these }
+                    if name == set && these.from_source() == ends)
+            };
+            let verdict = decide_when(&policy, packet, &holds).verdict;
+            let accepts = verdict == PolicyVerdict::Accept;
+            assert_eq!(accepts, ends == wanted, "{packet:?} {ends:?}");
+        }
+    }
+}
+
 #[test]
 fn a_source_of_another_interface_is_dropped_before_everything() {
     let policy = policy(

@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::limits::read_number;
+use super::dynamic_set::{self, COMMENTS, COUNTERS, DynamicSet, SIZE, TIMEOUT, TYPE};
 use super::names::{OVERRIDE, RESERVED, is_name, name_form, read_definitions};
-use super::times::{DURATION, read_duration};
 use crate::diag::{Code, Diagnostic, Sink};
 use crate::net::{AddressError, AddressMask, AddressRange};
 use crate::policy::Definitions;
@@ -44,12 +43,7 @@ pub enum GroupKind {
     /// In an ipset that fwc fills.
     Set,
     /// In an ipset that other programs fill.
-    Dynamic {
-        /// The lifetime of an entry in seconds; `None` means no limit.
-        timeout: Option<u32>,
-        /// The most entries that it holds; `None` means ipset's default (65,536).
-        size: Option<u32>,
-    },
+    Dynamic(DynamicSet),
 }
 
 /// `source` or `destination` of a rule.
@@ -183,18 +177,11 @@ const GROUP: TableKeys = TableKeys {
             "`true`: the kernel keeps it in an ipset. `\"dynamic\"`: an ipset that others fill; fwc makes it and never empties it.",
         )
         .default("false"),
-        Key::new(
-            "timeout",
-            DURATION,
-            "How long an entry of a dynamic set stays, up to 24 days.",
-        )
-        .example("'1h'"),
-        Key::new(
-            "size",
-            Shape::Number(1, u32::MAX as i64),
-            "How many entries a dynamic set holds at most. One that is full refuses more.",
-        )
-        .default("65536"),
+        TYPE,
+        TIMEOUT,
+        SIZE,
+        COUNTERS,
+        COMMENTS,
         OVERRIDE,
     ],
 };
@@ -273,60 +260,23 @@ fn read_group(
 }
 
 fn read_kind(table: CheckedTable<'_>, sink: &mut Sink) -> Option<GroupKind> {
-    let timeout = table.get("timeout").map(|value| read_timeout(value, sink));
-    let size = table.get("size").map(|_| {
-        let most = i64::from(u32::MAX);
-        read_number(table, "size", 1, most, sink).map(|size| size.value)
-    });
     let Some(set) = table.get("set") else {
-        refuse_without_dynamic(table, sink);
+        dynamic_set::refuse(table, sink);
         return Some(GroupKind::Plain);
     };
     let kind = match (set.as_boolean(), set.as_text()) {
         (Some(true), _) => GroupKind::Set,
         (Some(false), _) => GroupKind::Plain,
         (_, Some("dynamic")) => {
-            return Some(GroupKind::Dynamic {
-                timeout: match timeout {
-                    Some(timeout) => Some(timeout?),
-                    None => None,
-                },
-                size: match size {
-                    Some(size) => Some(size?),
-                    None => None,
-                },
-            });
+            return dynamic_set::read(table, sink).map(GroupKind::Dynamic);
         }
         _ => {
             set.wrong_type("set", "true, false or \"dynamic\"", sink);
             return None;
         }
     };
-    refuse_without_dynamic(table, sink);
+    dynamic_set::refuse(table, sink);
     Some(kind)
-}
-
-fn refuse_without_dynamic(table: CheckedTable<'_>, sink: &mut Sink) {
-    for (key, help) in [
-        ("timeout", "what the policy itself names stays in the set"),
-        (
-            "size",
-            "a set that the policy fills is as large as it has to be",
-        ),
-    ] {
-        if table.get(key).is_some() {
-            let message = format!("`{key}` is for dynamic sets");
-            sink.report(Diagnostic::error(Code::Conflict, table.key_span(key), message).help(help));
-        }
-    }
-}
-
-/// The longest timeout that ipset accepts, in seconds (`ip_set_timeout.h`).
-const LONGEST_TIMEOUT: u32 = 2_147_483;
-
-fn read_timeout(value: FileValue<'_>, sink: &mut Sink) -> Option<u32> {
-    let timeout = read_duration("timeout", value, LONGEST_TIMEOUT, "24 days", sink);
-    timeout.map(|timeout| timeout.value)
 }
 
 /// The longest name of a group that becomes an ipset. ipset keeps 31 characters (`IPSET_MAXNAMELEN`): five are the

@@ -4,6 +4,7 @@ mod addresses;
 mod concerns;
 mod custom;
 mod defaults;
+mod dynamic_set;
 mod extensions;
 mod foreign_set;
 mod helpers;
@@ -37,6 +38,7 @@ pub use defaults::{
     DefaultAction, Enforce, HookValues, Icmp, InvalidAction, PolicyDefaults, PolicyFamilyDefaults,
     RejectWith,
 };
+pub use dynamic_set::DynamicSet;
 pub use extensions::PolicyExtensions;
 pub use foreign_set::PolicyForeignSet;
 pub use helpers::Helper;

@@ -346,6 +346,26 @@ impl Checked<'_> {
         }
     }
 
+    /// Reports a set whose members have ports in `source` of an entry that may change the port: what it translated is
+    /// accepted by its source, in the filter table, which sees the new port.
+    pub(super) fn ports_before_translation(&self, plan: &Plan, sink: &mut Sink) {
+        let (Some(source), Some(written)) = (&self.rule.source, &self.written.source) else {
+            return;
+        };
+        let mut sets = source.sets.iter().map(|set| &plan.sets[*set]);
+        let Some(set) = sets.find(|set| set.kind().has_ports()) else {
+            return;
+        };
+        let message = format!(
+            "the members of `{}` have ports, and this entry changes the destination that they are compared with",
+            set.name
+        );
+        sink.report(
+            Diagnostic::error(Code::Conflict, written.span, message)
+                .help("use a set of addresses here (`type = \"net\"` or `\"address\"`); to drop by the port before the translation, write `[[raw]] type = \"drop\"`"),
+        );
+    }
+
     /// Reports a foreign ipset without a family: the kernel refuses a rule that names a set of the other family.
     pub(super) fn ipset_scope(&self, sink: &mut Sink) {
         let scope = self.rule.scope;

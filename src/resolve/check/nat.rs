@@ -202,6 +202,11 @@ impl Entry<'_> {
         checked.negation_one_family(self.plan, sink);
         checked.tcp_flags(sink);
         checked.ipset_scope(sink);
+        if let PlannedTranslation::Dnat { .. } | PlannedTranslation::Redirect { .. } =
+            self.entry.translation
+        {
+            checked.ports_before_translation(self.plan, sink);
+        }
         // `to` is about the destination after the translation.
         let after = PlannedRule {
             destination: match &self.entry.translation {

@@ -12,7 +12,7 @@ use crate::net::{Family, Hook, Protocol, State};
 use crate::policy::{DefaultAction, Icmp, Policy};
 use crate::resolve::Plan;
 use crate::verify::condition::Condition;
-use crate::verify::spec::matching::{circumstances, dynamic, in_set};
+use crate::verify::spec::matching::{PacketEnd, circumstances, dynamic, ends_of_members, in_set};
 use crate::verify::spec::{Spec, spec};
 
 /// Reports the messages of neighbour discovery that a chain with a default of drop or reject does not accept from
@@ -282,9 +282,14 @@ impl Chain<'_> {
         let entries = entries.chain(plan.raw.iter().map(|entry| &entry.packets));
         for rule in plan.rules.iter().chain(entries) {
             all.extend(circumstances(rule));
-            for (addresses, source) in [(&rule.source, true), (&rule.destination, false)] {
+            for (addresses, side) in [
+                (&rule.source, PacketEnd::From),
+                (&rule.destination, PacketEnd::To),
+            ] {
                 let sets = addresses.iter().flat_map(|all| dynamic(plan, all));
-                all.extend(sets.map(|name| in_set(name, source, Family::V6)));
+                all.extend(sets.map(|(name, kind)| {
+                    in_set(name, ends_of_members(kind, side, false), Family::V6)
+                }));
             }
         }
         let mut fields = Vec::new();

@@ -26,6 +26,7 @@ use crate::analysis::GaveUp;
 use crate::diag::{Diagnostic, Sink};
 use crate::lints::{default_unreached, never_matches};
 use crate::net::{Family, Hook};
+use crate::policy::DynamicSet;
 use crate::policy::{DefaultAction, Policy};
 use crate::resolve::{Finally, Members, Plan, PlannedRule, RuleAction};
 
@@ -131,10 +132,7 @@ fn with_changing_sets(plan: &Plan) -> Option<Plan> {
     let changing = plan.sets.iter_mut().filter(|set| is_changed(&set.name));
     let count = changing
         .map(|set| {
-            set.members = Members::Dynamic {
-                timeout: None,
-                size: None,
-            }
+            set.members = Members::Dynamic(DynamicSet::default());
         })
         .count();
     (count > 0).then_some(plan)

@@ -3,7 +3,7 @@
 use super::Prover;
 use crate::analysis::BaseChain;
 use crate::iptables::{self, Ruleset, TableName, Target};
-use crate::net::{Hook, IntervalSet};
+use crate::net::{Hook, IntervalSet, SetType};
 use crate::resolve::Members;
 use crate::verify::both_sides::BothSides;
 use crate::verify::proof::DisagreementKind;
@@ -145,12 +145,18 @@ impl Prover<'_> {
         let mut wanted = Vec::new();
         for set in &self.plan.sets {
             let name = set_name(&set.name, family);
-            let (timeout, size, own) = match &set.members {
-                Members::Static(all) => (None, None, all.family(family).clone()),
-                // The default of `ipset create`.
-                Members::Dynamic { timeout, size } => {
-                    (*timeout, Some(size.unwrap_or(65_536)), IntervalSet::empty())
+            let (kind, options, size, own) = match &set.members {
+                Members::Static(all) => {
+                    let own = all.family(family).clone();
+                    (SetType::Net, (None, false, false), None, own)
                 }
+                Members::Dynamic(set) => (
+                    set.kind,
+                    (set.timeout, set.counters, set.comments),
+                    // The default of `ipset create`.
+                    Some(set.size.unwrap_or(65_536)),
+                    IntervalSet::empty(),
+                ),
             };
             let found = self.rules.sets.get(&name);
             let is_static = matches!(set.members, Members::Static(_));
@@ -158,7 +164,8 @@ impl Prover<'_> {
                 // A static set without members in this family is not created.
                 None => is_static && own.is_empty(),
                 Some(found) => {
-                    (found.family, found.timeout, &found.members) == (family, timeout, &own)
+                    (found.family, found.kind, &found.members) == (family, kind, &own)
+                        && (found.timeout, found.counters, found.comments) == options
                         && size.is_none_or(|size| size == found.size)
                 }
             };

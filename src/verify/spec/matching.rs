@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::connection;
 use crate::analysis::{Field, GaveUp, Set, Space};
 use crate::net::{
-    Family, Hook, IntervalSet, MacAddress, MarkMatch, Protocol, SetEnds, State, TcpFlagsMatch,
+    Family, Hook, IntervalSet, MacAddress, MarkMatch, Protocol, SetEnds, SetType, State,
+    TcpFlagsMatch,
 };
 use crate::resolve::{
     AddressCondition, Endpoint, Members, OneOf, Plan, PlannedInterface, PlannedMatch,
@@ -275,8 +276,9 @@ impl Matching<'_> {
                 named.push(space.under_mask(field, masked.value, masked.mask)?);
             }
         }
-        for set in dynamic(self.plan, asked) {
-            named.push(in_set(set, matches!(side, PacketEnd::From), space.family()).set(space)?);
+        for (name, kind) in dynamic(self.plan, asked) {
+            let ends = ends_of_members(kind, side, asked.of_reply);
+            named.push(in_set(name, ends, space.family()).set(space)?);
         }
         let named = space.any(named)?;
         match asked.negated {
@@ -563,25 +565,35 @@ fn known(plan: &Plan, addresses: &AddressCondition, family: Family) -> IntervalS
     })
 }
 
-/// Returns the names of the dynamic sets of a condition, which other programs fill.
+/// Returns the names and types of the dynamic sets of a condition, which other programs fill.
 pub(in crate::verify) fn dynamic<'a>(
     plan: &'a Plan,
     addresses: &'a AddressCondition,
-) -> impl Iterator<Item = &'a str> {
+) -> impl Iterator<Item = (&'a str, SetType)> {
     let sets = addresses.sets.iter().map(|set| &plan.sets[*set]);
-    sets.filter(|set| matches!(set.members, Members::Dynamic { .. }))
-        .map(|set| set.name.as_str())
+    sets.filter_map(|set| match &set.members {
+        Members::Static(_) => None,
+        Members::Dynamic(dynamic) => Some((set.name.as_str(), dynamic.kind)),
+    })
 }
 
-/// Returns the condition that the source or destination is in a set of the policy.
-pub(in crate::verify) fn in_set(name: &str, source: bool, family: Family) -> Condition {
+/// Returns the condition that a set of the policy has these ends of a packet.
+pub(in crate::verify) fn in_set(name: &str, ends: SetEnds, family: Family) -> Condition {
     Condition::InSet {
         name: set_name(name, family),
-        ends: match source {
-            true => SetEnds::SOURCE,
-            false => SetEnds::SOURCE.reversed(),
-        },
+        ends,
     }
+}
+
+/// Returns the ends that members of a set are compared with, where a rule asks for the address on one side. The port of a
+/// member is the one that the request goes to.
+pub(in crate::verify) fn ends_of_members(
+    kind: SetType,
+    side: PacketEnd,
+    of_reply: bool,
+) -> SetEnds {
+    let port_from_source = kind.has_ports().then_some(of_reply);
+    SetEnds::of(matches!(side, PacketEnd::From), port_from_source)
 }
 
 /// Returns the name of a set of the policy in the kernel: `fwc4-NAME` or `fwc6-NAME`, because an ipset has one family.

@@ -334,6 +334,9 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
     });
     (*from, *to) = (Some(went), Some(came));
     std::mem::swap(source, destination);
+    for asked in [&mut *source, &mut *destination].into_iter().flatten() {
+        asked.of_reply = !asked.of_reply;
+    }
     std::mem::swap(not_from, not_to);
     let leaves_out_masks = |asked: &Option<AddressCondition>| {
         asked

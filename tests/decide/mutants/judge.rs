@@ -242,9 +242,7 @@ impl Unknowns for Answers<'_> {
                 };
                 let plain = match self.sets.get(&*set.name) {
                     Some(members) => members.contains(number_of(address)),
-                    None => self
-                        .number((&set.name, set.from_source[0]))
-                        .is_multiple_of(2),
+                    None => self.number((&set.name, &set.from_source)).is_multiple_of(2),
                 };
                 plain != set.negated
             }

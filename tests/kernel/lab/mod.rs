@@ -241,7 +241,8 @@ impl Lab {
         judged
     }
 
-    /// Puts the packet's source into sets, or takes it out; of sets of others what the rules ask for.
+    /// Puts the packet's source into sets, with the port that it goes to where members have one, or takes it out; of sets of
+    /// others what the rules ask for.
     fn fill_sets(&self, packet: &Packet, sets: &[String], action: &str) -> Result<(), String> {
         let dynamic = match packet.family {
             Family::V4 => "fwc4-",
@@ -255,6 +256,14 @@ impl Lab {
             let member = match asked.starts_with("src") {
                 true => packet.source.to_string(),
                 false => packet.destination.to_string(),
+            };
+            let listed = self.inside.run("ipset", &["list", "-terse", name], "")?;
+            let member = match listed
+                .lines()
+                .any(|line| line == "Type: hash:ip,port" || line == "Type: hash:net,port")
+            {
+                true => format!("{member},{}", port_of_member(packet)),
+                false => member,
             };
             self.inside.run("ipset", &[action, name, &member], "")?;
         }
@@ -640,3 +649,13 @@ COMMIT
 -I OUTPUT 1 -j TEST-STATE
 COMMIT
 ";
+
+/// What a member of a set with ports has of a packet: its port, its type of ICMP, or its protocol alone.
+fn port_of_member(packet: &Packet) -> String {
+    let protocol = packet.protocol;
+    match (packet.destination_port, packet.icmp) {
+        (Some(port), _) => format!("{protocol}:{port}"),
+        (None, Some((kind, code))) => format!("{protocol}:{kind}/{code}"),
+        (None, None) => format!("{protocol}:0"),
+    }
+}

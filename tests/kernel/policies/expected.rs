@@ -212,9 +212,22 @@ impl Judge<'_> {
         }
     }
 
-    fn is_member(&self, set: &str, address: IpAddr) -> bool {
+    /// Whether a set has these ends of a packet. Sets of others are of `hash:net`, which compares the first end alone.
+    fn is_member(&self, set: &str, ends: &[bool], packet: &Packet) -> bool {
+        let address = match ends[0] {
+            true => packet.source,
+            false => packet.destination,
+        };
         let members = self.members.get(set);
-        members.is_some_and(|members| members.contains(number_of(address)))
+        let has_address = members.is_some_and(|members| members.contains(number_of(address)));
+        has_address
+            && (!has_ports(self.plan, set) || {
+                let port = match ends[1] {
+                    true => packet.source_port,
+                    false => packet.destination_port,
+                };
+                MEMBER_PORTS.contains(&(packet.protocol, port.unwrap_or_default()))
+            })
     }
 
     /// Where a flow goes that was translated before.
@@ -317,12 +330,7 @@ impl Unknowns for Answers<'_, '_> {
         let (judge, packet) = (self.judge, asked.packet);
         match asked.condition {
             Match::Set(set) => {
-                // Sets of `hash:net` compare the first end alone.
-                let address = match set.from_source[0] {
-                    true => packet.source,
-                    false => packet.destination,
-                };
-                Some(judge.is_member(&set.name, address) != set.negated)
+                Some(judge.is_member(&set.name, &set.from_source, packet) != set.negated)
             }
             Match::AddressType(types) => {
                 let types = types.destination.as_ref()?;
@@ -548,10 +556,6 @@ impl Chance for OfPolicy<'_, '_> {
             Family::V4 => "fwc4-",
             Family::V6 => "fwc6-",
         };
-        let end = |source: bool| match source {
-            true => packet.source,
-            false => packet.destination,
-        };
         match asked {
             Circumstance::WithinLimit(rule) => self.is_within(rule, packet),
             Circumstance::WithinConnections(_) => true,
@@ -559,12 +563,11 @@ impl Chance for OfPolicy<'_, '_> {
             Circumstance::Group(group) => packet.hook == Hook::Output && self.sent.user.1 == group,
             Circumstance::Time(schedule) => is_time(schedule, judge.now),
             Circumstance::NotAfter(day) => not_after(day, judge.now),
-            Circumstance::InSet { name, source } => {
-                judge.is_member(&format!("{prefix}{name}"), end(source))
+            Circumstance::InSet { name, ends } => {
+                judge.is_member(&format!("{prefix}{name}"), ends.from_source(), packet)
             }
-            // Sets of `hash:net` compare the first end alone.
             Circumstance::InForeignSet { name, ends } => {
-                judge.is_member(name, end(ends.from_source()[0]))
+                judge.is_member(name, ends.from_source(), packet)
             }
             Circumstance::FromIpsec | Circumstance::IntoIpsec | Circumstance::Custom(_) => false,
             Circumstance::AuthHeader => packet.protocol == Protocol::AH.0,
@@ -632,6 +635,19 @@ fn is_time(schedule: &PolicySchedule, now: DateTime) -> bool {
 
 fn not_after(day: Date, now: DateTime) -> bool {
     now.date() <= day
+}
+
+/// The ports that each address has in a set with ports, each with its protocol.
+pub const MEMBER_PORTS: [(u8, u16); 6] =
+    [(6, 22), (6, 80), (6, 8080), (17, 53), (17, 67), (132, 500)];
+
+/// Whether the members of a set of a policy have ports, by the kernel's name of the set.
+pub fn has_ports(plan: &Plan, name: &str) -> bool {
+    let own = ["fwc4-", "fwc6-"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix));
+    let mut sets = plan.sets.iter();
+    sets.any(|set| Some(&*set.name) == own && set.kind().has_ports())
 }
 
 /// The members of the sets that a policy fills, and of those that others do.

@@ -436,7 +436,13 @@ fn sets_text(compiled: &Compiled, family: Family, others: &[(String, Vec<IpAddr>
             text += &format!("create {name} hash:net family {inet}\n");
         }
         for member in members {
-            text += &format!("add {name} {member} -exist\n");
+            if !expected::has_ports(&compiled.plan, name) {
+                text += &format!("add {name} {member} -exist\n");
+                continue;
+            }
+            for (protocol, port) in expected::MEMBER_PORTS {
+                text += &format!("add {name} {member},{protocol}:{port} -exist\n");
+            }
         }
     }
     text
