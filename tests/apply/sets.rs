@@ -433,12 +433,12 @@ fn set_of_another_type_stops_apply(backend: Backend) -> Result {
     let ns = namespace(backend)?;
     ipset(
         &ns,
-        "create fwc4-banned hash:ip,mac\nadd fwc4-banned 192.0.2.1,02:00:00:00:00:01\n",
+        "create fwc4-banned hash:net,iface\nadd fwc4-banned 192.0.2.0/24,eth0\n",
     );
     let (rules, set) = (ns.saved(), sets(&ns));
     let refused = ns.apply("sets.toml", &[]).expect(1).err;
     assert!(
-        refused.contains("`fwc4-banned` of the type `hash:ip,mac`"),
+        refused.contains("`fwc4-banned` of the type `hash:net,iface`"),
         "{refused}"
     );
     assert_eq!((ns.saved(), sets(&ns)), (rules, set));

@@ -477,10 +477,6 @@ fn read_rule(
     let Some(entries) = entries else {
         return;
     };
-    // One rule alone stands for a list of it, as in all lists.
-    if let Some(table) = entries.as_table() {
-        return read_rule(table, inner, Some(index), policy, sink);
-    }
     if entries.as_array().is_some_and(|list| list.is_empty()) {
         sink.report(
             Diagnostic::error(Code::BadValue, entries.span, "the block has no rules").help(
