@@ -47,6 +47,8 @@ impl BucketPair {
 pub(super) struct BucketPairs {
     /// The pairs, by key.
     pairs: BTreeMap<String, BucketPair>,
+    /// The conditions of one side that take from the buckets of others: their texts, by key.
+    lone: BTreeMap<String, Box<str>>,
     /// The keys of all conditions of each side; both conditions of a pair have the same one.
     pub keys: [Buckets; 2],
 }
@@ -111,10 +113,20 @@ impl BucketPairs {
         self.pairs.get(counted_by(effect)?)
     }
 
+    /// Returns the text on a side of the condition that an effect of [`counted`] is about.
+    pub fn text(&self, effect: &str, side: SideName) -> Option<&str> {
+        match self.pair(effect) {
+            Some(pair) => Some(&pair.texts[side as usize]),
+            None => self.lone.get(counted_by(effect)?).map(|text| &**text),
+        }
+    }
+
     /// Returns `true` for an effect of [`counted`] about a condition that only one side has. It needs no comparison:
-    /// whether it matched already shows in the verdicts and the other effects.
+    /// whether it matched already shows in the verdicts and the other effects. But what takes from the buckets of other
+    /// conditions shows only later.
     pub fn is_of_one_side(&self, effect: &str) -> bool {
-        counted_by(effect).is_some_and(|key| !self.pairs.contains_key(key))
+        let key = counted_by(effect);
+        key.is_some_and(|key| !self.pairs.contains_key(key) && !self.lone.contains_key(key))
     }
 
     /// Returns the effects of [`counted`] for pairs that are changed.
@@ -157,6 +169,8 @@ struct Memory {
     /// The condition as `iptables-save` prints it.
     text: Box<str>,
     question: Question,
+    /// `true` if it takes from the buckets of other conditions.
+    is_shared: bool,
     /// `true` if its rule is in a base chain.
     in_base: bool,
     /// `true` if its rule only logs.
@@ -190,6 +204,7 @@ fn memories(side: ComparedRules<'_>) -> Vec<Memory> {
                         at: (table.name, id, at),
                         text: condition.to_text(family).into(),
                         question: Question::of(condition, side.ruleset, &uses),
+                        is_shared: memory::is_shared(condition, &uses),
                         in_base: one.policy.is_some(),
                         of_log: match &rule.target {
                             Target::Log(_) => true,
@@ -416,6 +431,15 @@ impl Pairing {
                 pairs.insert(keys[1][after].clone(), pair);
             }
         }
+        let mut lone = BTreeMap::new();
+        for (side, keys) in keys.iter().enumerate() {
+            for at in self.free(side) {
+                let one = &self.sides[side][at];
+                if one.is_shared {
+                    lone.insert(keys[at].clone(), one.text.clone());
+                }
+            }
+        }
         let buckets = [0, 1].map(|side: usize| {
             let all = self.sides[side].iter().zip(&keys[side]);
             let named = all.enumerate().map(|(at, (one, key))| {
@@ -438,6 +462,7 @@ impl Pairing {
         });
         BucketPairs {
             pairs,
+            lone,
             keys: buckets,
         }
     }

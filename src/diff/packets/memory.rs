@@ -36,8 +36,7 @@ impl Question {
         if module.name == "hashlimit" {
             let expiry = expiry(&module);
             // The name of a table tells which rules share it, and nothing else.
-            let is_shared = shared_name(condition).and_then(|name| uses.get(&name));
-            if is_shared.is_none_or(|uses| *uses < 2) {
+            if !is_shared(condition, uses) {
                 module.settings.retain(|one| one.name != "hashlimit-name");
             }
             module.settings.retain(|one| one.name != EXPIRY);
@@ -58,6 +57,14 @@ impl Question {
             always,
         }
     }
+}
+
+/// Returns `true` for a condition that takes from the buckets of other conditions, too.
+pub(super) fn is_shared(condition: &Match, uses: &BTreeMap<String, usize>) -> bool {
+    let takes =
+        matches!(condition, Match::Other(module) if ["hashlimit", "nfacct"].contains(&module.name));
+    let uses = shared_name(condition).and_then(|name| uses.get(&name));
+    takes && uses.is_some_and(|uses| *uses > 1)
 }
 
 /// Returns how many conditions of a ruleset use each name that several may share.

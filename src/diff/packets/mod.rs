@@ -464,9 +464,9 @@ impl Comparison<'_> {
         ];
         for (fate, side) in sides {
             if let PacketFate::Effect(effect) = fate
-                && let Some(pair) = self.paired.pair(effect)
+                && let Some(text) = self.paired.text(effect, side)
             {
-                *fate = PacketFate::Counted(pair.texts[side as usize].clone());
+                *fate = PacketFate::Counted(text.into());
                 change.kind = ChangeKind::LimitChanged;
             }
         }
