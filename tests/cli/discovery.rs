@@ -56,6 +56,9 @@ fn what_only_routers_need_may_be_missing() {
     let input = "[[rules]]\nservice = \"some\"\n";
     let all = "[[rules]]\nfrom = \"host\"\nservice = \"icmpv6\"\n";
     assert_eq!(check("134, 135, 136", &format!("{input}{all}")).status, 0);
+    let forward = "[[rules]]\nto = \"any\"\nservice = \"https\"\n";
+    let router = check("134, 135, 136", &format!("{input}{all}{forward}"));
+    assert!(router.err.contains("type 133 in INPUT"), "{}", router.err);
     let without = check("135, 136", &format!("{input}{all}"));
     assert!(
         without.err.contains("types 133, 134 in INPUT"),

@@ -39,6 +39,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
     if accepts_nothing(&space, &spec)? {
         return Ok(());
     }
+    let routes = routes(&space, &spec)?;
     for hook in hooks {
         let chain = Chain {
             plan,
@@ -60,7 +61,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
         let of_routers: Vec<String> = of_routers.map(|one| one.kind.to_string()).collect();
         let types = match &missing[..] {
             [] => continue,
-            all if *all == of_routers => continue,
+            all if !routes && *all == of_routers => continue,
             [one] => format!("type {one}"),
             more => format!("types {}", more.join(", ")),
         };
@@ -108,6 +109,13 @@ fn accepts_nothing(space: &Space, spec: &Spec) -> Result<bool, GaveUp> {
         }
     }
     Ok(true)
+}
+
+/// Returns `true` if new connections may pass through this host, which is a router then.
+fn routes(space: &Space, spec: &Spec) -> Result<bool, GaveUp> {
+    let place = (TableName::Filter, Hook::Forward.into());
+    let accepted = space.decided(spec.behaviour.flow(space, place).verdicts, &Verdict::Accept)?;
+    Ok(space.and(accepted, space.as_state(State::New)?)? != space.none())
 }
 
 /// Addresses, from the first to the last.
