@@ -381,7 +381,7 @@ pub struct ChangeContext {
 /// A rate limit for all packets together, or for each source, destination, destination port, or combination of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct LimitContext {
-    /// none: a window
+    /// the rate; none for a sliding window
     pub rate: Option<String>,
     /// left out if it is the kernel's default, and for bytes
     pub burst: Option<u32>,

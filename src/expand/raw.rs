@@ -278,7 +278,7 @@ pub fn replies(
         .filter(|(_, entry)| !hooks::paths(plan, &entry.packets, asked, family).is_empty())
         .collect();
     let rules = plan.rules.iter().enumerate();
-    let mut rules: Vec<_> = rules.filter(|(_, rule)| rule.within.is_none()).collect();
+    let mut rules: Vec<_> = rules.filter(|(_, rule)| rule.in_block.is_none()).collect();
     rules.sort_by_key(|(_, rule)| (rule.stage == RuleStage::Main, rule.order));
     let mut replies = Replies {
         plan,
@@ -373,10 +373,10 @@ impl Replies<'_> {
             RuleAction::Block(_) if may_be_untracked(rule) => self.of_block(index),
             _ => Vec::new(),
         };
-        let mut lines = match (target, rule.within) {
+        let mut lines = match (target, rule.in_block) {
             (None, _) if groups.is_empty() => return None,
             // The block's lines have chosen the devices and networks.
-            (_, Some(_)) => in_block(self.plan, rule, self.family),
+            (_, Some(_)) => reply_lines_in_block(self.plan, rule, self.family),
             (_, None) => reply_lines(self.plan, rule, None, self.hook, self.family, ""),
         };
         if lines.is_empty() {
@@ -436,7 +436,9 @@ fn reply_target(rule: &PlannedRule) -> Option<&'static str> {
     match rule.action {
         RuleAction::Accept | RuleAction::Block(Finally::Accept) => Some("ACCEPT"),
         // A rule of a block would have to leave the chain for replies from the chain of the block.
-        RuleAction::Drop | RuleAction::Reject(_) if rule.within.is_none() && !reversed(rule).1 => {
+        RuleAction::Drop | RuleAction::Reject(_)
+            if rule.in_block.is_none() && !reversed(rule).1 =>
+        {
             Some("RETURN")
         }
         RuleAction::Drop | RuleAction::Reject(_) => None,
@@ -468,7 +470,7 @@ pub fn reply_lines(
 }
 
 /// Returns the lines that match the replies to the packets of a rule of a block, in the chain of the block.
-fn in_block(plan: &Plan, rule: &PlannedRule, family: Family) -> Vec<LineContext> {
+fn reply_lines_in_block(plan: &Plan, rule: &PlannedRule, family: Family) -> Vec<LineContext> {
     let (mut reversed, _) = reversed(rule);
     reversed.state = None;
     let lines = rules::packets(plan, &reversed, &HookPath::default(), family, "").into_iter();
@@ -516,7 +518,7 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         // Reversed above.
         from: _, to: _,
         // The lines of a block are reversed apart.
-        within: _,
+        in_block: _,
         // The same in both directions. `reply_lines` handles the first two, which no entry of `notrack` has.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // What the rule does, and what it is called.

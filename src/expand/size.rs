@@ -93,7 +93,7 @@ fn lines_of(plan: &Plan, rule: &PlannedRule, family: Family) -> u64 {
     let paths = paths.flat_map(|hook| {
         let mut paths = hooks::paths(plan, rule, *hook, family);
         // The lines of the block around the rule ask for devices and networks.
-        if rule.within.is_some() {
+        if rule.in_block.is_some() {
             paths.truncate(1);
             paths.fill(HookPath::default());
         }

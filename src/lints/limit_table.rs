@@ -15,5 +15,5 @@ pub fn finding(span: Span) -> Diagnostic {
     )
     .with_note("a sender that uses more addresses than that is never over the limit")
     .help("`options xt_recent ip_list_tot=10000` in /etc/modprobe.d makes the kernel keep more")
-    .help("a limit with a `rate` has no such end")
+    .help("or write a `rate` instead of `hits`: its table grows with the addresses")
 }

@@ -89,6 +89,14 @@ pub struct Policy {
     pub tests: Vec<PolicyTest>,
 }
 
+impl Policy {
+    /// Returns the blocks around what stands in a block (by its index in [`Policy::rules`]), from the inside out.
+    pub fn blocks_around(&self, block: Option<usize>) -> impl Iterator<Item = &PolicyRule> {
+        let rule = |index: Option<usize>| self.rules.get(index?);
+        std::iter::successors(rule(block), move |block| rule(block.in_block))
+    }
+}
+
 /// A definition under a name that the user chose.
 #[derive(Clone, Debug)]
 pub struct Definition<T> {

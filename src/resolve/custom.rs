@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::blocks;
+use super::check;
 use super::defaults;
 use super::extensions::Declared;
 use super::own_tables;
-use super::plan::PlannedCustom;
+use super::plan::{Plan, PlannedCustom};
 use crate::diag::{Code, Diagnostic, Severity, Sink};
 use crate::iptables::{self, TableName, Target};
-use crate::net::{Family, PerFamily};
+use crate::net::{Family, Hook, PerFamily};
 use crate::policy::{self, CustomTable, Mode, Policy};
 use crate::source::{Located, SourceMap};
 
@@ -19,11 +21,14 @@ const LONGEST_CHAIN: usize = 28;
 /// The prefix of fwc's own chains in shared mode.
 const OWN: &str = "FWC-";
 
-/// The chain of a custom rule in a block, whose name in the rules files nobody writes.
-pub const IN_BLOCK: &str = "FWC-BLOCK";
-
-/// Reads every rule. Disabled rules are checked too, but are not in the plan.
-pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
+/// Reads every rule. Disabled rules are checked too, but are not returned. `plan` has the blocks that custom rules stand in, and
+/// `sound` tells which of its rules can be checked.
+pub fn resolve(
+    policy: &Policy,
+    plan: &Plan,
+    sound: &[bool],
+    sink: &mut Sink,
+) -> Vec<PlannedCustom> {
     let errors = sink.errors();
     let declared = Declared::new(policy);
     let mut customs = Vec::new();
@@ -31,64 +36,61 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
     let is_shared = mode.is_some_and(|mode| mode.value == Mode::Shared);
     let prefix = if is_shared { OWN } else { "" };
     for written in &policy.custom {
-        let Some(rule) = &written.rule else {
+        let (Some(rule), Some(place)) = (&written.rule, Place::of(written, plan, sound)) else {
             continue;
         };
-        let of_block = Located::new(IN_BLOCK.to_owned(), written.span);
-        let chain = match (&written.chain, written.within) {
-            (Some(chain), _) => chain,
-            (None, Some(_)) => &of_block,
-            (None, None) => continue,
-        };
         let known = policy.custom.iter();
-        let chains = own_chains(known, table_of(written));
-        let named = written.within.is_some() || check_chain(written, chain, prefix, sink);
+        let own = own_chains(known, table_of(written));
+        let named = match &written.chain {
+            Some(chain) => check_chain(written, chain, prefix, sink),
+            None => true,
+        };
         let plain = check_options(rule, sink);
         if !(named && plain) {
             continue;
         }
+        let scope = defaults::scope(&policy.defaults, written.scope.as_ref());
+        let mut families = place.families.clone();
+        families.retain(|family| scope.is_none_or(|scope| scope.has(*family)));
+        if let ([], [of_block], Some(block)) =
+            (&families[..], &place.families[..], written.in_block)
+        {
+            let block = plan.rules[block].span;
+            sink.report(blocks::without_packets(written.span, *of_block, block));
+        }
         let mut rules = PerFamily::default();
         let mut refused: Option<Refusal> = None;
-        // In a block it is asked about packets of the block only.
-        let mut scope = written.scope.as_ref();
-        let mut around = written.within;
-        while let Some(block) = around.and_then(|block| policy.rules.get(block)) {
-            scope = scope.or(block.scope.as_ref());
-            around = block.within;
-        }
-        let scope = defaults::scope(&policy.defaults, scope);
-        for family in Family::ALL {
-            if !scope.is_none_or(|scope| scope.has(family)) {
-                continue;
-            }
-            match read(
-                table_of(written),
-                &chain.value,
-                &rule.value,
-                &chains,
-                prefix,
-                family,
-                &declared,
-            ) {
-                Ok(text) => rules[family] = Some(text),
+        for family in families {
+            let texts = place.chains.iter().map(|chain| {
+                let table = table_of(written);
+                let text = read(table, chain, &rule.value, &own, prefix, family, &declared);
+                text.map_err(|refusal| (*chain, refusal))
+            });
+            // Each chain gives the same text, or refuses it.
+            let texts: Result<Vec<String>, _> = texts.collect();
+            match texts {
+                Ok(mut texts) => rules[family] = texts.pop(),
                 // An error that both families have is reported once.
-                Err(refusal) if refused.as_ref() == Some(&refusal) => {}
-                Err(refusal) => {
-                    let unknown = undeclared(&rule.value, &declared, &chains);
-                    sink.report(refusal.diagnostic(written, rule, family, unknown));
+                Err((_, refusal)) if refused.as_ref() == Some(&refusal) => {}
+                Err((chain, refusal)) => {
+                    let unknown = undeclared(&rule.value, &declared, &own);
+                    let diagnostic = refusal.diagnostic(written, rule, family, unknown);
+                    sink.report(match &place.chains[..] {
+                        [_] => diagnostic,
+                        several => diagnostic
+                            .with_note(format!(
+                                "the block has packets in {}, and {chain} does not take the rule",
+                                several.join(", ")
+                            ))
+                            .help("write a block for each of these chains"),
+                    });
                     refused = Some(refusal);
                 }
             }
         }
         // A disabled block disables all that is in it.
-        let mut enabled = written.enabled;
-        let mut around = written.within;
-        while let Some(block) = around.and_then(|block| policy.rules.get(block)) {
-            enabled &= block.enabled;
-            around = block.within;
-        }
-        if enabled {
-            let is_base = written.within.is_some() || is_base(table_of(written), &chain.value);
+        let mut blocks = policy.blocks_around(written.in_block);
+        if written.enabled && blocks.all(|block| block.enabled) {
             customs.push(PlannedCustom {
                 span: written.span,
                 label: match &written.name {
@@ -97,10 +99,11 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
                 },
                 remark: written.comment.clone(),
                 table: table_of(written),
-                place: is_base.then(|| written.position()),
-                chain: match is_base {
-                    true => chain.value.clone(),
-                    false => format!("{prefix}{}", chain.value),
+                place: place.is_relative.then(|| written.position()),
+                chain: match &written.chain {
+                    Some(chain) if place.is_relative => chain.value.clone(),
+                    Some(chain) => format!("{prefix}{}", chain.value),
+                    None => String::new(),
                 },
                 rules,
             });
@@ -110,6 +113,38 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Vec<PlannedCustom> {
         reached(policy, &customs, sink);
     }
     customs
+}
+
+/// Where a custom rule stands.
+struct Place<'p> {
+    /// Its chain; in a block the base chain of each hook of the block.
+    chains: Vec<&'p str>,
+    /// The families that it may have; in a block those of the block.
+    families: Vec<Family>,
+    /// `true` if it has a position among rules of the policy, in a base chain or a block.
+    is_relative: bool,
+}
+
+impl<'p> Place<'p> {
+    /// Returns the place of a rule; `None` if it has none, which was reported.
+    fn of(written: &'p policy::PolicyCustom, plan: &Plan, sound: &[bool]) -> Option<Self> {
+        match (&written.chain, written.in_block) {
+            (Some(chain), _) => Some(Self {
+                chains: vec![chain.value.as_str()],
+                families: Family::ALL.to_vec(),
+                is_relative: is_base(table_of(written), &chain.value),
+            }),
+            (None, Some(block)) if sound.get(block) == Some(&true) => Some(Self {
+                chains: check::hooks(&plan.rules[block])
+                    .into_iter()
+                    .map(Hook::chain)
+                    .collect(),
+                families: check::families(plan, &plan.rules[block]),
+                is_relative: true,
+            }),
+            (None, _) => None,
+        }
+    }
 }
 
 fn table_of(written: &policy::PolicyCustom) -> CustomTable {
@@ -315,7 +350,8 @@ impl Refusal {
                         if what == "match" { "es" } else { "s" },
                     ));
                 }
-                if written.scope.is_some() {
+                // In a block the chain may be what refuses it.
+                if written.scope.is_some() || written.in_block.is_some() {
                     return diagnostic;
                 }
                 diagnostic
@@ -324,7 +360,7 @@ impl Refusal {
             }
             Self::OwnTable(option, name) => own_tables::reserved(rule.span, (option, name)),
             Self::Leaves(how) => {
-                let message = match written.within {
+                let message = match written.in_block {
                     None => format!(
                         "`{how}` leaves the base chain before the policy's rules and default decide"
                     ),
@@ -360,9 +396,6 @@ fn read(
     for own in chains {
         text += &format!(":{own} - [0:0]\n");
     }
-    if chain == IN_BLOCK {
-        text += &format!(":{chain} - [0:0]\n");
-    }
     text += &format!("-A {chain} {rule}\nCOMMIT\n");
     let (mut sources, mut findings) = (SourceMap::new(), Sink::new());
     let file = sources.add(Path::new("rule"), text);
@@ -378,7 +411,7 @@ fn read(
                 return Err(Refusal::OwnTable(option, name));
             }
             if let Some(how) = leaves(&rule.target)
-                && (table.base_chains().contains(&chain) || chain == IN_BLOCK)
+                && table.base_chains().contains(&chain)
             {
                 return Err(Refusal::Leaves(how));
             }

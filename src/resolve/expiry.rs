@@ -28,7 +28,7 @@ pub fn check_expiry(policy: &Policy, today: Date, sink: &mut Sink) {
         }
         // The rules of a block stand behind it, up to the next one that is in no block.
         let of_block = policy.rules.iter().skip(index + 1);
-        let of_block = of_block.take_while(|other| other.within.is_some());
+        let of_block = of_block.take_while(|other| other.in_block.is_some());
         if denies(rule) || of_block.into_iter().any(denies) {
             sink.report(expiring_deny::finding(span));
         }

@@ -100,7 +100,7 @@ pub fn any_is_forward(policy: &Policy, sink: &mut Sink) {
     let is_any = |places: &[Located<String>]| places.iter().all(|place| place.value == "any");
     for rule in &policy.rules {
         // A rule of a block has the `from` of the block.
-        if rule.within.is_some() {
+        if rule.in_block.is_some() {
             continue;
         }
         let from_any = rule.from.as_deref().is_none_or(is_any) && rule.not_from.is_none();
@@ -280,7 +280,7 @@ impl<'p> Used<'p> {
             // These name nothing that the policy defines.
             span: _, name: _, comment: _, action: _, ipset: _, scope: _, state: _, stage: _, order: _, mark: _,
             mac: _, tcp_flags: _, connections: _, schedule: _, expires: _, reject_with: _, enabled: _,
-            complete: _, block: _, within: _,
+            complete: _, block: _, in_block: _,
         } = rule;
         for places in [from, not_from, to, not_to].into_iter().flatten() {
             self.places.extend(texts(places));

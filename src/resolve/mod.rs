@@ -33,7 +33,6 @@ pub use plan::{
     ServicePorts, Zone, ZoneMember,
 };
 
-pub use custom::IN_BLOCK;
 pub use expiry::check_expiry;
 
 use well_formed::Sound;
@@ -71,8 +70,8 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
     for written in &policy.rules {
         let errors = sink.errors();
         let mut rule = resolver.rule(CustomTable::Filter, written, &defaults, sink);
-        if let Some(block) = rule.within.and_then(|block| rules.get(block)) {
-            in_block(&mut rule, block);
+        if let Some(block) = rule.in_block.and_then(|block| rules.get(block)) {
+            blocks::inherit(&mut rule, block);
         }
         rules.push(rule);
         let complete = written.complete && sink.errors() == errors;
@@ -100,11 +99,12 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         nat,
         mangle,
         raw,
-        custom: custom::resolve(policy, sink),
+        custom: Vec::new(),
         tests,
         names,
     };
     blocks::narrow(&mut plan, policy, &sound, sink);
+    plan.custom = custom::resolve(policy, &plan, &sound, sink);
     check::rules(&plan, policy, &sound, sink);
     check::nat(&plan, policy, &sound_nat, sink);
     mangle::check(&plan, policy, &sound_mangle, sink);
@@ -122,16 +122,6 @@ pub fn resolve(policy: &Policy, sink: &mut Sink) -> Option<Plan> {
         lints::forward_untested(&plan, sink);
     }
     (!sink.has_errors()).then_some(plan)
-}
-
-/// Gives a rule what the block says for all its rules. The packets of the block are chosen apart.
-fn in_block(rule: &mut PlannedRule, block: &PlannedRule) {
-    rule.from.clone_from(&block.from);
-    rule.to.clone_from(&block.to);
-    rule.stage = block.stage;
-    rule.order = block.order;
-    rule.scope = rule.scope.or(block.scope);
-    rule.enabled &= block.enabled;
 }
 
 /// Returns the commands that run after a change was kept.
@@ -220,7 +210,7 @@ impl Resolver<'_> {
         }
         #[rustfmt::skip]
         let policy::PolicyRule {
-    span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage, order, mark, mac, tcp_flags, original, matches, limit, connections, schedule, expires, user, group, log, reject_with, enabled, not_from, not_to, not_service, block, within,
+    span, name, comment, action, from, to, source, destination, service, ipset, scope, state, stage, order, mark, mac, tcp_flags, original, matches, limit, connections, schedule, expires, user, group, log, reject_with, enabled, not_from, not_to, not_service, block, in_block,
             // Tells whether the rule can be checked, not what it means.
             complete: _,
         } = rule;
@@ -321,7 +311,7 @@ impl Resolver<'_> {
             order: value(order).unwrap_or(Order::Normal),
             log,
             enabled: *enabled,
-            within: *within,
+            in_block: *in_block,
         }
     }
 

@@ -262,14 +262,14 @@ impl Plan {
         rule: &PlannedRule,
     ) -> impl Iterator<Item = &'p PlannedRule> + use<'p> {
         let block = |index: usize| self.rules.get(index);
-        let first = rule.within.and_then(block);
-        std::iter::successors(first, move |rule| rule.within.and_then(block))
+        let first = rule.in_block.and_then(block);
+        std::iter::successors(first, move |rule| rule.in_block.and_then(block))
     }
 
     /// Returns the rules of a block, without those of the blocks in it, with their index.
     pub fn rules_of(&self, block: usize) -> impl Iterator<Item = (usize, &PlannedRule)> {
         let rules = self.rules.iter().enumerate();
-        rules.filter(move |(_, rule)| rule.within == Some(block))
+        rules.filter(move |(_, rule)| rule.in_block == Some(block))
     }
 
     /// Returns `true` if an endpoint has a member that asks for IPsec, with (`true`) or without (`false`).
@@ -310,7 +310,7 @@ pub enum RuleAction {
     Block(Finally),
 }
 
-/// What becomes of the packets of a block that none of its rules decides.
+/// The action for packets of a block that none of its rules decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finally {
     /// The next rule after the block decides.
@@ -556,7 +556,7 @@ pub struct PlannedRule {
     pub enabled: bool,
     /// The block that the rule is in, by its index in [`Plan::rules`], which is lower than that of the rule. A packet of the rule
     /// also fits all keys of the block, from which the rule has `from`, `to`, `stage` and `order`.
-    pub within: Option<usize>,
+    pub in_block: Option<usize>,
 }
 
 impl PlannedRule {
@@ -676,7 +676,7 @@ pub struct PlannedCustom {
     pub remark: Option<String>,
     /// Its table.
     pub table: CustomTable,
-    /// Its chain; [`IN_BLOCK`](super::IN_BLOCK) in a block.
+    /// Its chain; empty in a block, whose chains have names of their own.
     pub chain: String,
     /// Its position in a base chain or a block; `None` in a chain of the policy's own.
     pub place: Option<CustomPosition>,

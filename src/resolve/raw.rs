@@ -81,7 +81,7 @@ pub fn of_services(
         let items = written.service.as_deref().unwrap_or_default();
         let helpers = resolver.services.helpers(items);
         let left_out = written.not_from.iter().chain(&written.not_to);
-        let in_block = rule.within.is_some() || is_block;
+        let in_block = rule.in_block.is_some() || is_block;
         if let (Some((helper, _)), Some(item)) = (helpers.first(), items.first())
             && in_block
         {
@@ -159,7 +159,7 @@ fn before_tracking(mut rule: PlannedRule) -> PlannedRule {
     let PlannedRule {
         span: _, label: _, named: _, comment: _, remark: _, action: _, from: _, not_from: _, to: _, not_to: _,
         source: _, destination: _, service: _, not_service: _, ipset: _, scope: _, mac: _, user: _, group: _, schedule: _, expires: _,
-        stage: _, order: _, enabled: _, within: _,
+        stage: _, order: _, enabled: _, in_block: _,
         // The raw table is before connection tracking and before mangle, where marks are set.
         state, mark,
         // The helper reads every packet of the connection, not only those with these flags or within a limit.
@@ -266,15 +266,20 @@ pub fn on_loopback(
     }
 }
 
-/// Reports interfaces without networks between which untracked packets are forwarded. The raw table is before routing, so
-/// the interface that a packet leaves by is matched by its networks.
-fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &mut Sink) {
-    let forwards = |places: &Option<Vec<Endpoint>>| {
+/// Returns `true` if an entry may have packets that pass through this host.
+fn forwards(packets: &PlannedRule) -> bool {
+    let elsewhere = |places: &Option<Vec<Endpoint>>| {
         let mut places = places.iter().flatten();
         places.any(|place| *place != Endpoint::Host)
     };
+    elsewhere(&packets.from) && elsewhere(&packets.to)
+}
+
+/// Reports interfaces without networks between which untracked packets are forwarded. The raw table is before routing, so
+/// the interface that a packet leaves by is matched by its networks.
+fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &mut Sink) {
     let packets = &entry.packets;
-    if !(forwards(&packets.from) && forwards(&packets.to)) {
+    if !forwards(packets) {
         return;
     }
     if let Some(name) = written.packets.not_from.iter().flatten().next() {
@@ -319,12 +324,8 @@ fn places(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &m
 /// Reports zones with `ipsec` that forwarded packets of an entry go to, or that the replies of notrack go to: the raw table
 /// is before routing, which decides whether a packet goes into IPsec.
 fn ipsec(plan: &Plan, entry: &PlannedRaw, written: &policy::PolicyRaw, sink: &mut Sink) {
-    let forwards = |places: &Option<Vec<Endpoint>>| {
-        let mut places = places.iter().flatten();
-        places.any(|place| *place != Endpoint::Host)
-    };
     let packets = &entry.packets;
-    if !(forwards(&packets.from) && forwards(&packets.to)) {
+    if !forwards(packets) {
         return;
     }
     let has_replies = matches!(entry.treatment, Treatment::NoTrack { .. });

@@ -85,7 +85,7 @@ pub fn packets(
         // The caller skips disabled rules and finds the paths. What one line cannot negate is in `exceptions`.
         enabled: _, scope: _, from: _, to: _, not_service: _,
         // The lines of a rule of a block are in the block's chain.
-        within: _,
+        in_block: _,
         // The targets of the lines, and their place.
         action: _, limit: _, connections: _, log: _, stage: _, order: _, span: _, label: _, named: _, remark: _,
     } = rule;

@@ -55,7 +55,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
     let mut rules: Vec<_> = plan.rules.iter().enumerate().collect();
     rules.sort_by_key(|(_, rule)| rule.order);
     for (index, rule) in rules {
-        if rule.within.is_some() || !is_on(rule, family) {
+        if rule.in_block.is_some() || !is_on(rule, family) {
             continue;
         }
         for hook in Hook::ALL {

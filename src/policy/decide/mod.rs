@@ -595,14 +595,14 @@ impl Evaluation<'_> {
         }
         if rule.block.is_some() {
             let customs = self.policy.custom.iter();
-            let customs = customs.filter(|custom| custom.enabled && custom.within == Some(index));
+            let customs = customs.filter(|custom| custom.enabled && custom.in_block == Some(index));
             let mut customs: Vec<_> = customs.map(|custom| custom.position()).collect();
             customs.dedup();
             let mut customs = customs.into_iter().peekable();
             let decides = |position: &CustomPosition| (self.holds)(Circumstance::Custom(*position));
             let by_custom = |position| (PolicyVerdict::Custom, DecidedBy::Custom(position));
             let rules = self.policy.rules.iter().enumerate();
-            for (inner, rule) in rules.filter(|(_, rule)| rule.within == Some(index)) {
+            for (inner, rule) in rules.filter(|(_, rule)| rule.in_block == Some(index)) {
                 while let Some(position) = customs.next_if(|position| match position {
                     CustomPosition::InBlock { behind, .. } => *behind <= inner,
                     _ => false,

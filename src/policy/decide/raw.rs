@@ -247,7 +247,7 @@ impl Evaluation<'_> {
     /// Returns `true` if a rule of a block accepts the request, or the block's end. Rules of a block that deny do not count.
     fn request_is_accepted_in(&self, index: usize, block: &PolicyBlock) -> bool {
         let rules = self.policy.rules.iter().enumerate();
-        let mut rules = rules.filter(|(_, rule)| rule.within == Some(index));
+        let mut rules = rules.filter(|(_, rule)| rule.in_block == Some(index));
         rule::finally(block) == Some(Action::Accept)
             || rules.any(|(inner, rule)| {
                 may_be_untracked(rule)

@@ -15,7 +15,7 @@ pub(super) fn in_order(policy: &Policy, stage: RuleStage) -> Vec<(usize, &Policy
     let all = || policy.rules.iter().enumerate();
     let of_order = |order: Order| {
         all().filter(move |(_, rule)| {
-            rule.within.is_none()
+            rule.in_block.is_none()
                 && rule
                     .stage
                     .as_ref()
@@ -60,7 +60,7 @@ impl Evaluation<'_> {
         let PolicyRule {
             span: _, name: _, comment: _, complete: _, from: _, not_from: _, to: _, not_to: _,
             // A rule of a block is asked only about packets that fit the block.
-            within: _, block: _,
+            in_block: _, block: _,
             // What the rule does with its packets, and in which order.
             action: _, stage: _, order: _, limit: _, connections: _, log: _, reject_with: _,
     enabled, scope, source, destination, ipset, service, state, mark, mac, tcp_flags, original, matches, schedule, expires, user, group, not_service,
@@ -141,7 +141,7 @@ pub(super) fn is_hidden_from_replies(policy: &Policy, rule: &PolicyRule) -> bool
     let PolicyRule {
         span: _, name: _, comment: _, complete: _, action: _, from: _, to: _,
         service: _, ipset: _, scope: _, state: _, stage: _, order: _, connections: _, schedule: _, expires: _,
-        log: _, reject_with: _, enabled: _, within: _, block: _,
+        log: _, reject_with: _, enabled: _, in_block: _, block: _,
         // It never matches an untracked packet, which the caller knows.
         original: _,
         mark, mac, tcp_flags, matches, user, group, limit, not_from, not_to, not_service, source, destination,
@@ -207,8 +207,8 @@ pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> boo
         rule.enabled
             && in_scope(rule.scope.as_ref(), family)
             && !is_closed(policy, family)
-            && (rule.within.is_some() && in_block()
-                || rule.within.is_none()
+            && (rule.in_block.is_some() && in_block()
+                || rule.in_block.is_none()
                     && places::pairs(rule)
                         .iter()
                         .any(|pair| pair.hook() == Some(hook) && pair.exists(policy, rule, family)))
@@ -250,30 +250,19 @@ pub(super) fn any_in(policy: &Policy, hook: Hook, action: Option<Action>) -> boo
             let mut families = Family::ALL.into_iter();
             families.any(|family| {
                 exists(rule, family)
-                    && blocks_around(policy, rule).all(|block| exists(block, family))
+                    && policy
+                        .blocks_around(rule.in_block)
+                        .all(|block| exists(block, family))
             })
         })
 }
 
-/// Returns what becomes of the packets of a block that none of its rules decides; `None` if the next rule decides.
+/// Returns the action for packets of a block that none of its rules decides; `None` if the next rule decides.
 pub(super) fn finally(block: &PolicyBlock) -> Option<Action> {
     Some(match block.finally.as_ref()?.value {
         Finally::Accept => Action::Accept,
         Finally::Drop => Action::Drop,
         Finally::Reject => Action::Reject,
-    })
-}
-
-/// Returns the blocks around a rule.
-pub(super) fn blocks_around<'p>(
-    policy: &'p Policy,
-    rule: &PolicyRule,
-) -> impl Iterator<Item = &'p PolicyRule> + use<'p> {
-    let mut next = rule.within;
-    std::iter::from_fn(move || {
-        let block = policy.rules.get(next?)?;
-        next = block.within;
-        Some(block)
     })
 }
 

@@ -81,7 +81,7 @@ pub struct PolicyCustom {
     /// `chain`; absent in a block.
     pub chain: Option<Located<String>>,
     /// The block that it is in, by its index in [`Policy::rules`].
-    pub within: Option<usize>,
+    pub in_block: Option<usize>,
     /// `place`; `here` if absent.
     pub place: Option<Located<CustomPlace>>,
     /// The number of rules (in tables other than filter, of entries for that table) that are written before it.
@@ -97,7 +97,7 @@ pub struct PolicyCustom {
 impl PolicyCustom {
     /// Returns the position of the rule, for a rule in a base chain.
     pub fn position(&self) -> CustomPosition {
-        if let Some(block) = self.within {
+        if let Some(block) = self.in_block {
             return CustomPosition::InBlock {
                 block,
                 behind: self.written_before,
@@ -192,11 +192,11 @@ fn written_before(policy: &Policy, table: CustomTable, place: Span) -> usize {
     }
 }
 
-/// Reads an entry of a list of rules with the key `custom`: a custom rule that stands there. `within` is the block of the
+/// Reads an entry of a list of rules with the key `custom`: a custom rule that stands there. `in_block` is the block of the
 /// list.
 pub(super) fn read_among_rules(
     table: CheckedTable<'_>,
-    within: Option<usize>,
+    in_block: Option<usize>,
     written_before: usize,
     sink: &mut Sink,
 ) -> PolicyCustom {
@@ -205,7 +205,7 @@ pub(super) fn read_among_rules(
             let message = format!("a custom rule has no key `{}`", name.value);
             sink.report(
                 Diagnostic::error(Code::UnknownKey, name.span, message)
-                    .help("write it in the words of iptables, in `custom`"),
+                    .help("write it as a match or target of iptables, in `custom`"),
             );
         }
     }
@@ -214,7 +214,7 @@ pub(super) fn read_among_rules(
         harmless_text(key, &text, sink).then(|| text.map(str::to_owned))
     };
     let chain = text("chain", sink);
-    let finding = match (&chain, within) {
+    let finding = match (&chain, in_block) {
         (Some(chain), Some(_)) => Some((
             Diagnostic::error(
                 Code::Conflict,
@@ -247,8 +247,8 @@ pub(super) fn read_among_rules(
         name: text("name", sink),
         comment: read_comment(table, sink),
         table: None,
-        chain: chain.filter(|_| within.is_none()),
-        within,
+        chain: chain.filter(|_| in_block.is_none()),
+        in_block,
         place: None,
         rule: text("custom", sink),
         scope: table.word("scope", SCOPES, sink),
@@ -283,7 +283,7 @@ fn read_entry(table: CheckedTable<'_>, policy: &Policy, sink: &mut Sink) -> Poli
         comment: read_comment(table, sink),
         table: own_table,
         chain: text("chain", sink),
-        within: None,
+        in_block: None,
         place: table.word("place", PLACES, sink),
         rule: text("rule", sink),
         scope: table.word("scope", SCOPES, sink),

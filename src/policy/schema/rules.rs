@@ -139,20 +139,20 @@ pub struct PolicyRule {
     /// `rules` and `finally`: the rule is a block, whose keys choose the packets that its own rules are asked about.
     pub block: Option<PolicyBlock>,
     /// The block that the rule is in, by its index in [`Policy::rules`](crate::policy::Policy::rules).
-    pub within: Option<usize>,
+    pub in_block: Option<usize>,
     /// `true` if every key could be read.
     pub complete: bool,
 }
 
 /// The keys of a block. Its rules follow it in [`Policy::rules`](crate::policy::Policy::rules), and name it in
-/// [`PolicyRule::within`].
+/// [`PolicyRule::in_block`].
 #[derive(Clone, Debug)]
 pub struct PolicyBlock {
     /// `finally`
     pub finally: Option<Located<Finally>>,
 }
 
-/// `finally` of a block: what becomes of the packets that none of its rules decides.
+/// `finally` of a block: the action for packets that none of its rules decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finally {
     /// Accept them.
@@ -324,15 +324,15 @@ const IN_THIRD_BLOCK: TableKeys = keys!("a rule of a block in two others", [], [
 const ACTION: Key = Key::new(
     "action",
     Shape::Word(&ACTIONS),
-    "What becomes of the packets; `log` writes a log entry and passes them to the next rule, `continue` only counts them.",
+    "What the rule does with its packets; `log` writes a log entry and passes them to the next rule, `continue` only counts them.",
 )
 .default("'accept'");
 
 const CUSTOM: Key = Key::new(
     "custom",
     Shape::Text(u32::MAX),
-    "Makes the entry a rule of iptables that stands here: what is behind `-A CHAIN`. Beside it only `chain`, `name`, `comment`, `scope` and \
-     `enabled` have a meaning.",
+    "Makes the entry a rule of iptables in this place: the text after `-A CHAIN`. It takes only `chain`, `name`, `comment`, `scope` and \
+     `enabled` beside it.",
 )
 .example("'-p tcp -m recent --name knock --rcheck -j ACCEPT'");
 
@@ -376,7 +376,7 @@ const fn block_rules(of: &'static TableKeys) -> Key {
 const FINALLY: Key = Key::new(
     "finally",
     Shape::Word(&FINALS),
-    "What becomes of the packets of a block that none of its rules decides. Left out, the next rule after the block decides.",
+    "The action for packets of a block that none of its rules decides. Without it, the next rule after the block decides.",
 )
 .example("'drop'");
 
@@ -450,13 +450,13 @@ pub(super) fn read_entries(
 fn read_rule(
     table: CheckedTable<'_>,
     keys: &[TableKeys],
-    within: Option<usize>,
+    in_block: Option<usize>,
     policy: &mut Policy,
     sink: &mut Sink,
 ) {
     let index = policy.rules.len();
     if table.get("custom").is_some() {
-        let custom = read_among_rules(table, within, index, sink);
+        let custom = read_among_rules(table, in_block, index, sink);
         policy.custom.push(custom);
         return;
     }
@@ -466,7 +466,7 @@ fn read_rule(
     let errors = sink.errors();
     table.check(*keys, sink);
     let mut rule = finish_packets(table, errors, sink);
-    rule.within = within;
+    rule.in_block = in_block;
     let entries = table.get("rules").filter(|_| !inner.is_empty());
     rule.block = entries.map(|_| PolicyBlock {
         finally: table.word("finally", FINALS, sink),
@@ -572,7 +572,7 @@ pub(super) fn read_packets(table: CheckedTable<'_>, sink: &mut Sink) -> PolicyRu
         reject_with: table.word("reject-with", &reject_with, sink),
         enabled: table.boolean("enabled", sink).is_none_or(|flag| flag.value),
         block: None,
-        within: None,
+        in_block: None,
         complete: true,
     }
 }

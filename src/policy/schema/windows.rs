@@ -107,7 +107,7 @@ pub(super) fn read_window(
         None => {
             sink.report(missing(
                 "hits",
-                "say which packet is over, such as `hits = 6`",
+                "write the number of the first packet that is over the limit, such as `hits = 6`",
             ));
             None
         }
@@ -117,7 +117,7 @@ pub(super) fn read_window(
         None => {
             sink.report(missing(
                 "within",
-                "say in which time the hits count, such as `within = \"30s\"`",
+                "write the time in which packets are counted, such as `within = \"30s\"`",
             ));
             None
         }
@@ -125,7 +125,7 @@ pub(super) fn read_window(
     let Some(per) = per else {
         sink.report(missing(
             "per",
-            "say whose hits count together: `per = \"source\"` or `per = \"destination\"`",
+            "write `per = \"source\"` or `per = \"destination\"`, the address whose packets are counted",
         ));
         return None;
     };
@@ -144,7 +144,7 @@ pub(super) fn read_window(
             )
             .with_note("the kernel keeps the times of a source or of a destination")
             .help("write `per = \"source\"` or `per = \"destination\"`")
-            .help("a limit with a `rate` has combinations"),
+            .help("write a `rate` instead of `hits` to count combinations"),
         );
         return None;
     }

@@ -13,13 +13,7 @@ impl Checked<'_> {
     /// means every packet writes `from = "any"`.
     pub(super) fn everything(&self, plan: &Plan, policy: &policy::Policy, sink: &mut Sink) {
         let choice = Choice::of(self.written);
-        let mut block = self.written.within;
-        let blocks = std::iter::from_fn(|| {
-            let around = policy.rules.get(block?)?;
-            block = around.within;
-            Some(around)
-        });
-        let mut choices = blocks.map(Choice::of);
+        let mut choices = policy.blocks_around(self.written.in_block).map(Choice::of);
         if choice == Choice::Made || choices.any(|choice| choice == Choice::Made) {
             return;
         }
@@ -83,7 +77,7 @@ impl Checked<'_> {
                 "limits, times, `scope`, `order`, `stage`, `log` and `state = \"new\"` do not narrow what a rule matches",
             );
         }
-        sink.report(finding.help(match self.written.within {
+        sink.report(finding.help(match self.written.in_block {
             None => "write `from = \"any\"` if you mean every packet",
             Some(_) => "write `from = \"any\"` in the block if you mean every packet",
         }));
@@ -124,7 +118,7 @@ impl Choice {
         let policy::PolicyRule {
             span: _, name: _, comment: _, enabled: _, complete: _, action: _, reject_with: _, block: _,
             // The caller asks the blocks around the rule.
-            within: _,
+            in_block: _,
             from, not_from, to, not_to, source, destination, service, not_service, ipset, mark, mac, tcp_flags, original,
             matches, user, group, state, scope, stage, order, limit, connections, schedule, expires, log,
         } = rule;

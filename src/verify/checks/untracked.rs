@@ -17,12 +17,21 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
     let written = policy.raw.iter().filter(|entry| entry.treatment.is_some());
     let entries = plan.raw.iter().zip(written);
     let spaces = Family::ALL.map(Space::new);
+    let is_notrack = |entry: &PlannedRaw| matches!(entry.treatment, Treatment::NoTrack { .. });
+    if !plan.raw.iter().any(is_notrack) {
+        return Ok(());
+    }
+    // Rules and blocks match packets here whatever state they ask for.
+    let mut plan = plan.clone();
+    for rule in &mut plan.rules {
+        rule.state = None;
+    }
     for (entry, written) in entries.filter(|(entry, _)| entry.packets.enabled) {
         let Treatment::NoTrack { answers } = entry.treatment else {
             continue;
         };
         let untracked = Untracked {
-            plan,
+            plan: &plan,
             spaces: &spaces,
             entry,
         };
@@ -36,6 +45,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
 
 /// A `notrack` entry.
 struct Untracked<'a> {
+    /// The plan, with rules of any state.
     plan: &'a Plan,
     spaces: &'a [Space; 2],
     entry: &'a PlannedRaw,
@@ -51,13 +61,12 @@ impl Untracked<'_> {
     ) -> Result<(), GaveUp> {
         for (rule, of_rule) in self.plan.rules.iter().zip(&policy.rules) {
             // The state of a block holds for its rules, too.
-            let blocks = std::iter::successors(rule.within, |at| self.plan.rules[*at].within);
-            let blocks = blocks.map(|at| (&self.plan.rules[at], &policy.rules[at]));
-            let mut asked = std::iter::once((rule, of_rule)).chain(blocks);
-            let lost = asked.find_map(|(rule, of_rule)| {
-                let states = rule.state.as_ref()?;
-                let loses = states.contains(&State::New) && !states.contains(&State::Untracked);
-                of_rule.state.as_ref().filter(|_| loses)
+            let blocks = policy.blocks_around(of_rule.in_block);
+            let mut asked = std::iter::once(of_rule).chain(blocks);
+            let lost = asked.find_map(|written| {
+                let states = written.state.as_ref()?;
+                let has = |state| states.iter().any(|one| one.value == state);
+                (has(State::New) && !has(State::Untracked)).then_some(states)
             });
             let decides = rule.accepts() || rule.denies();
             let Some(span) = lost.filter(|_| decides) else {
@@ -101,19 +110,10 @@ impl Untracked<'_> {
 
     /// Returns `true` if an enabled rule matches packets of the entry, apart from their state.
     fn meets(&self, rule: &PlannedRule) -> Result<bool, GaveUp> {
-        let rule = PlannedRule {
-            state: None,
-            ..rule.clone()
-        };
-        // The blocks around the rule are asked without their states, too.
-        let mut plan = self.plan.clone();
-        for block in &mut plan.rules {
-            block.state = None;
-        }
         for space in self.spaces {
             for hook in Hook::ALL {
                 let ours = packets(self.plan, &self.entry.packets, space, hook)?;
-                let theirs = packets(&plan, &rule, space, hook)?;
+                let theirs = packets(self.plan, rule, space, hook)?;
                 let both = space.and(ours, theirs)?;
                 if space.and(both, space.states(&[State::Untracked])?)? != space.none() {
                     return Ok(true);

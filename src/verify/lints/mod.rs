@@ -68,7 +68,7 @@ pub(super) fn lints(
                 "no packet of its block matches this rule".to_owned(),
             )
             .also(
-                plan.rules[rule.within.unwrap_or_default()].span,
+                plan.rules[rule.in_block.unwrap_or_default()].span,
                 "the block",
             )
             .help("a packet must match the keys of the block, too"),
@@ -96,11 +96,11 @@ fn without_packets_of_block<'p>(
 ) -> Result<Vec<&'p PlannedRule>, GaveUp> {
     let mut found = Vec::new();
     for rule in &plan.rules {
-        let Some(block) = rule.within.filter(|_| rule.enabled) else {
+        let Some(block) = rule.in_block.filter(|_| rule.enabled) else {
             continue;
         };
         let alone = PlannedRule {
-            within: None,
+            in_block: None,
             ..rule.clone()
         };
         let matched = |rule: &PlannedRule| -> Result<bool, GaveUp> {

@@ -127,7 +127,7 @@ fn says_more(plan: &Plan, rule: &PlannedRule) -> bool {
     action, from, source, ipset, mac, mark, original, matches, log, limit, connections, not_from,
         // The preamble accepts whole services, whatever else narrows the rule.
         service: _, not_service: _, scope: _, state: _, to: _, not_to: _, destination: _, tcp_flags: _, user: _, group: _, schedule: _,
-        expires: _, stage: _, order: _, enabled: _, within: _, span: _, label: _, named: _, comment: _, remark: _,
+        expires: _, stage: _, order: _, enabled: _, in_block: _, span: _, label: _, named: _, comment: _, remark: _,
     } = rule;
     // An interface on `lo` has a finding of its own.
     let is_loopback = |place: &Endpoint| match place {

@@ -65,28 +65,11 @@ impl Prover<'_> {
             .map(|(_, line, set)| (line, set))
             .collect();
         remove_equal(&mut wanted, &mut found);
-        while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
-            let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
-                let own = all.extract_if(.., |(other, _)| *other == line);
-                own.map(|(_, set)| set).collect()
-            };
-            let (expected, actual) = (of_line(&mut wanted), of_line(&mut found));
-            let all_expected = self.space.any(expected.iter().copied())?;
-            let all_actual = self.space.any(actual.iter().copied())?;
-            let only = self.space.or(
-                self.space.minus(all_expected, all_actual)?,
-                self.space.minus(all_actual, all_expected)?,
-            )?;
+        while let Some((only, buckets)) = self.next_line(place, &mut wanted, &mut found)? {
             let unexplained = self.space.minus(only, wrong)?;
             let passing = self.passing_raw(sides, hook, unexplained)?;
             let what = if only == self.space.none() {
-                DisagreementKind::Buckets {
-                    table: place.0,
-                    chain: place.1,
-                    line,
-                    wanted: expected.len(),
-                    found: actual.len(),
-                }
+                buckets
             } else if unexplained == self.space.none() {
                 continue;
             } else if passing == self.space.none() {
@@ -103,6 +86,38 @@ impl Prover<'_> {
             self.found(what);
         }
         Ok(())
+    }
+
+    /// Takes the next log line out of those that are wanted and found in a base chain, wherever it stands in both. Returns the
+    /// packets that only one of them logs, and the disagreement if there are none: the same packets have other buckets.
+    fn next_line(
+        &self,
+        (table, chain): (TableName, BaseChain),
+        wanted: &mut Vec<(LogLine, Set)>,
+        found: &mut Vec<(LogLine, Set)>,
+    ) -> Result<Option<(Set, DisagreementKind)>, GaveUp> {
+        let Some((line, _)) = wanted.first().or(found.first()).cloned() else {
+            return Ok(None);
+        };
+        let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
+            let own = all.extract_if(.., |(other, _)| *other == line);
+            own.map(|(_, set)| set).collect()
+        };
+        let (expected, actual) = (of_line(wanted), of_line(found));
+        let all_expected = self.space.any(expected.iter().copied())?;
+        let all_actual = self.space.any(actual.iter().copied())?;
+        let only = self.space.or(
+            self.space.minus(all_expected, all_actual)?,
+            self.space.minus(all_actual, all_expected)?,
+        )?;
+        let buckets = DisagreementKind::Buckets {
+            table,
+            chain,
+            line,
+            wanted: expected.len(),
+            found: actual.len(),
+        };
+        Ok(Some((only, buckets)))
     }
 
     /// Compares the log lines of entries in a base chain of the raw, mangle or nat table: each log of an entry must be one line
@@ -127,26 +142,9 @@ impl Prover<'_> {
             found.extend(line.map(|line| (line.clone(), *set)));
         }
         remove_equal(&mut wanted, &mut found);
-        while let Some((line, _)) = wanted.first().or(found.first()).cloned() {
-            let of_line = |all: &mut Vec<(LogLine, Set)>| -> Vec<Set> {
-                let own = all.extract_if(.., |(other, _)| *other == line);
-                own.map(|(_, set)| set).collect()
-            };
-            let (expected, actual) = (of_line(&mut wanted), of_line(&mut found));
-            let all_expected = space.any(expected.iter().copied())?;
-            let all_actual = space.any(actual.iter().copied())?;
-            let only = space.or(
-                space.minus(all_expected, all_actual)?,
-                space.minus(all_actual, all_expected)?,
-            )?;
+        while let Some((only, buckets)) = self.next_line(place, &mut wanted, &mut found)? {
             if only == space.none() {
-                self.found(DisagreementKind::Buckets {
-                    table: place.0,
-                    chain: place.1,
-                    line,
-                    wanted: expected.len(),
-                    found: actual.len(),
-                });
+                self.found(buckets);
                 continue;
             }
             let what = match sides.treat(place, only)? {

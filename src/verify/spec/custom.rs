@@ -10,9 +10,9 @@ use crate::analysis::{
     self, BaseChain, Flow, GaveUp, Reading, RuleStep, Space, TextError, chain_flows,
 };
 use crate::iptables::{Rule, Ruleset, TableName};
-use crate::net::{Family, IntervalSet};
+use crate::net::{Family, Hook, IntervalSet};
 use crate::policy::{CustomPosition, CustomTable};
-use crate::resolve::{IN_BLOCK, Plan, PlannedCustom};
+use crate::resolve::{Plan, PlannedCustom};
 
 /// The custom rules of one family.
 pub(in crate::verify) struct Customs {
@@ -62,13 +62,14 @@ impl Customs {
         }
         // In shared mode custom rules for a base chain go to fwc's own chain for it, such as FWC-INPUT.
         let own = chain.strip_prefix("FWC-").unwrap_or(chain);
+        // Those of a block have no chain in the plan.
         let is_of_fwc = chain.starts_with("FWC-");
         let text = rule.to_text(family);
         let has = |chain: &str| {
             self.texts
                 .contains(&(table, chain.to_owned(), text.clone()))
         };
-        has(own) || has(chain) || is_of_fwc && has(IN_BLOCK)
+        has(own) || has(chain) || is_of_fwc && has("")
     }
 
     /// Returns `true` if there is a custom rule in a table.
@@ -203,17 +204,18 @@ fn alone(plan: &Plan, family: Family, position: CustomPosition) -> Ruleset {
                 text += &format!(":{} - [0:0]\n", custom.chain);
             }
         }
-        if let CustomPosition::InBlock { block, .. } = position
-            && table == TableName::Filter
-        {
-            text += &format!(":{IN_BLOCK} - [0:0]\n");
-            for hook in hooks(&plan.rules[block]) {
-                text += &format!("-A {} -j {IN_BLOCK}\n", hook.chain());
-            }
-        }
         for custom in here().filter(|custom| custom.place.is_none_or(|other| other == position)) {
             let rule = custom.rules[family].as_deref().unwrap_or_default();
-            text += &format!("-A {} {rule}\n", custom.chain);
+            let chains = match custom.place {
+                Some(CustomPosition::InBlock { block, .. }) => {
+                    let hooks = hooks(&plan.rules[block]).into_iter();
+                    hooks.map(Hook::chain).collect()
+                }
+                _ => vec![custom.chain.as_str()],
+            };
+            for chain in chains {
+                text += &format!("-A {chain} {rule}\n");
+            }
         }
         text += "COMMIT\n";
     }

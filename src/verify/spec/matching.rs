@@ -93,7 +93,7 @@ impl Matching<'_> {
         let places = space.minus(places, self.left_out(&rule.not_to, PacketEnd::To)?)?;
         let own = self.keys(rule, places)?;
         // A rule of a block is asked only about packets of the block.
-        match rule.within {
+        match rule.in_block {
             Some(block) if own != space.none() => {
                 let entered = self.rule(&self.plan.rules[block])?;
                 space.and(own, entered)
@@ -347,7 +347,7 @@ impl<'r> Keys<'r> {
         let PlannedRule {
     service, state, mark, mac, tcp_flags, original, matches, ipset, user, group, schedule, expires, not_service,
             // The callers of `Matching::keys` apply these.
-            enabled: _, within: _, scope: _, from: _, not_from: _, to: _, not_to: _, source: _, destination: _,
+            enabled: _, in_block: _, scope: _, from: _, not_from: _, to: _, not_to: _, source: _, destination: _,
             // These match no packets.
             span: _, label: _, named: _, comment: _, remark: _, action: _, limit: _, connections: _, stage: _,
             order: _, log: _,
@@ -482,7 +482,7 @@ pub(in crate::verify) fn exists(
             }
         });
         // The places are those of the block, which has its own addresses.
-        if rule.within.is_some() {
+        if rule.in_block.is_some() {
             return !asked.is_empty() || masks().next().is_some();
         }
         parts(plan, place, family).iter().any(|part| {
@@ -493,7 +493,7 @@ pub(in crate::verify) fn exists(
     };
     let in_block = |block: usize| exists(plan, &plan.rules[block], hook, family);
     rule.enabled
-        && rule.within.is_none_or(in_block)
+        && rule.in_block.is_none_or(in_block)
         && in_scope(rule, family)
         && pairs(rule).any(|(from, to)| {
             hook_of(from, to) == Some(hook)

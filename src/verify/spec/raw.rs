@@ -259,7 +259,7 @@ pub(in crate::verify) fn replies(plan: &Plan, space: &Space, hook: Hook) -> Resu
         // pass, so it does not count.
         let denies = rule.denies();
         // Neither does one of a block, or the end of a block: the chain of the block cannot leave the chain for replies.
-        hides |= rule.within.is_some() || matches!(rule.action, RuleAction::Block(_));
+        hides |= rule.in_block.is_some() || matches!(rule.action, RuleAction::Block(_));
         let mut counts = accepts || denies && !hides;
         let mut here = space.and(open, in_any_state(&matching, back)?)?;
         for block in plan.blocks_around(rule) {
@@ -319,12 +319,12 @@ fn reversed(rule: &PlannedRule) -> (PlannedRule, bool) {
         // The same in both directions; `in_any_state` handles the first two, which `notrack` entries do not have.
         state: _, ipset: _, scope: _, schedule: _, expires: _, enabled: _,
         // The caller asks the blocks around the rule, reversed too.
-        within,
+        in_block,
         // These match no packets.
         action: _, connections: _, stage: _, order: _, log: _, span: _, label: _, named: _, comment: _,
         remark: _,
     } = &mut back;
-    *within = None;
+    *in_block = None;
     let any = || vec![Endpoint::Any];
     let came = from.take().unwrap_or_else(any);
     let host_only = came.iter().all(|place| *place == Endpoint::Host);

@@ -158,7 +158,7 @@ impl SpecChain<'_> {
         let mut before = 0;
         for (index, rule) in ordered {
             while let Some((block, entered)) =
-                blocks.pop_if(|(block, _)| rule.within != Some(*block))
+                blocks.pop_if(|(block, _)| rule.in_block != Some(*block))
             {
                 self.custom_of_block(block, entered, before..=usize::MAX, steps)?;
                 self.finally(block, entered, steps)?;
@@ -169,7 +169,7 @@ impl SpecChain<'_> {
             before = index + 1;
             match (stage, rule.order) {
                 // A custom rule stands between blocks, not in one.
-                _ if rule.within.is_some() => {}
+                _ if rule.in_block.is_some() => {}
                 (RuleStage::Main, Order::Normal) => {
                     self.custom(CustomPosition::Behind(index), steps)?;
                 }
@@ -231,7 +231,7 @@ impl SpecChain<'_> {
         self.space.any(decided.chain(treated))
     }
 
-    /// Adds what becomes of the packets of a block that none of its rules decides. `entered` are all that entered it.
+    /// Adds the action for packets of a block that none of its rules decides. `entered` are all packets that entered it.
     fn finally(&self, block: usize, entered: Set, steps: &mut Steps<'_>) -> Result<(), GaveUp> {
         let RuleAction::Block(finally) = self.plan.rules[block].action else {
             return Ok(());
@@ -280,7 +280,7 @@ impl SpecChain<'_> {
             // These match packets, which `when` has.
             from: _, not_from: _, to: _, not_to: _, source: _, destination: _, service: _, not_service: _,
             ipset: _, scope: _, state: _, mark: _, mac: _, tcp_flags: _, original: _, user: _, group: _, schedule: _,
-            expires: _, enabled: _, within: _,
+            expires: _, enabled: _, in_block: _,
             // The order, which the caller applies, and names.
             stage: _, order: _, span: _, label: _, named: _, comment: _, remark: _,
         } = rule;
