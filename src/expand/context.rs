@@ -176,6 +176,18 @@ pub struct LineContext {
     pub origin: String,
 }
 
+impl ChainContext {
+    /// A chain of fwc's own.
+    pub fn own(name: String, groups: Vec<GroupContext>) -> Self {
+        Self {
+            name,
+            policy: "-",
+            groups,
+            ..Self::default()
+        }
+    }
+}
+
 impl GroupContext {
     /// The lines of a rule or entry.
     pub fn of(rule: &PlannedRule, lines: Vec<LineContext>) -> Self {

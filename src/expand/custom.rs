@@ -57,12 +57,10 @@ pub fn place(plan: &Plan, family: Family, table: CustomTable, chains: &mut Vec<C
     for (index, custom) in customs.iter().filter(|(_, custom)| custom.place.is_none()) {
         match own.iter_mut().find(|chain| chain.name == custom.chain) {
             Some(chain) => chain.groups.push(group(*index, custom, family)),
-            None => own.push(ChainContext {
-                name: custom.chain.clone(),
-                policy: "-",
-                groups: vec![group(*index, custom, family)],
-                ..ChainContext::default()
-            }),
+            None => own.push(ChainContext::own(
+                custom.chain.clone(),
+                vec![group(*index, custom, family)],
+            )),
         }
     }
     chains.extend(own);

@@ -1,11 +1,10 @@
 //! Lines of entries of `[[nat]]`, `[[mangle]]` and `[[raw]]` that log, that leave packets out by a negated key, or whose
 //! `match` counts. One line cannot say any of these for several lines, so that the entry gets chains of its own.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
+use std::collections::HashSet;
 
-use super::context::{ChainContext, GroupContext, LimitContext, LineContext, LogContext};
-use super::rules::short_hash;
+use super::context::{LimitContext, LineContext, LogContext};
+use crate::expand::own_chains::OwnChains;
 use crate::net::Family;
 use crate::resolve::{LogClass, Plan, PlannedRule};
 
@@ -51,11 +50,7 @@ pub fn log_of<'p>(plan: &'p Plan, packets: &PlannedRule) -> Option<&'p LogClass>
 impl EntryChains<'_> {
     /// Returns the lines of the base chain, and adds the chains that they jump to. Each packet is logged and counted once,
     /// whatever lines and parts it fits.
-    pub fn place(
-        &self,
-        parts: Vec<EntryPart>,
-        own: &mut BTreeMap<String, ChainContext>,
-    ) -> Vec<LineContext> {
+    pub fn place(&self, parts: Vec<EntryPart>, own: &mut OwnChains) -> Vec<LineContext> {
         let mut parts = parts;
         parts.retain(|part| !part.lines.is_empty());
         let counting = parts.first().and_then(|part| part.counting.clone());
@@ -86,11 +81,7 @@ impl EntryChains<'_> {
         }
     }
 
-    fn place_part(
-        &self,
-        part: EntryPart,
-        own: &mut BTreeMap<String, ChainContext>,
-    ) -> Vec<LineContext> {
+    fn place_part(&self, part: EntryPart, own: &mut OwnChains) -> Vec<LineContext> {
         let EntryPart {
             mut lines,
             exceptions,
@@ -110,7 +101,7 @@ impl EntryChains<'_> {
                 (Some(_), Some(_)) | (None, None) => {}
             }
         }
-        let name = self.name(&lines, own);
+        let name = own.name_for(self.chain, self.packets, &lines);
         let everything = everything(&lines);
         let actions = actions(&lines);
         let ends = lines.iter().all(|line| line.change.is_none());
@@ -129,7 +120,7 @@ impl EntryChains<'_> {
             .map(|line| jump(line, "RETURN", false))
             .collect();
         body.extend(rest);
-        self.add_chain(&name, body, own);
+        own.add(&name, self.packets, body);
         let entering = matching(&lines);
         if entering.len() == 1 || !may_return {
             let jumps = entering.into_iter().map(|line| jump(line, &name, false));
@@ -138,7 +129,7 @@ impl EntryChains<'_> {
         // The first line that matches enters the chain by `-g`, which returns to the base chain and so skips the other lines.
         let any = format!("{name}-ANY");
         let jumps = entering.into_iter().map(|line| jump(line, &name, true));
-        self.add_chain(&any, jumps.collect(), own);
+        own.add(&any, self.packets, jumps.collect());
         vec![jump(everything, &any, false)]
     }
 
@@ -148,7 +139,7 @@ impl EntryChains<'_> {
         counting: String,
         lines: Vec<LineContext>,
         chain: String,
-        own: &mut BTreeMap<String, ChainContext>,
+        own: &mut OwnChains,
     ) -> Vec<LineContext> {
         let matches = Some(counting);
         if let [only] = &lines[..] {
@@ -158,23 +149,23 @@ impl EntryChains<'_> {
             }];
         }
         let everything = everything(&lines);
-        self.add_chain(&chain, lines, own);
+        own.add(&chain, self.packets, lines);
         vec![LineContext {
             matches,
             ..jump(everything, &chain, false)
         }]
     }
 
-    /// Places parts that share a log, or matches that count (`shared`). A packet that one part leaves out goes on to the next
-    /// one, and the others skip them.
+    /// Places parts that share a log, or matches that count (`shared`). A packet that one part leaves out is asked of the next
+    /// one; the others skip them.
     fn place_parts(
         &self,
         parts: &[EntryPart],
         shared: Option<String>,
-        own: &mut BTreeMap<String, ChainContext>,
+        own: &mut OwnChains,
     ) -> Vec<LineContext> {
         let lines: Vec<_> = parts.iter().flat_map(|part| part.lines.clone()).collect();
-        let name = self.name(&lines, own);
+        let name = own.name_for(self.chain, self.packets, &lines);
         let everything = everything(&lines);
         let mut body: Vec<_> = self
             .log
@@ -187,7 +178,7 @@ impl EntryChains<'_> {
             body = self.counted(shared, body, format!("{name}-M"), own);
         }
         let done = format!("{name}-DO");
-        self.add_chain(&done, body, own);
+        own.add(&done, self.packets, body);
         let mut following: Option<String> = None;
         let mut entering: Vec<LineContext> = Vec::new();
         for (number, part) in parts.iter().enumerate().rev() {
@@ -199,15 +190,15 @@ impl EntryChains<'_> {
             };
             body.extend(part.exceptions.iter().cloned().map(skip));
             let counting = part.counting.clone().filter(|_| !has_shared);
-            let goes_on = counting.is_some() && following.is_some();
+            let continues = counting.is_some() && following.is_some();
             body.push(LineContext {
                 matches: counting,
                 ..jump(everything.clone(), &done, true)
             });
-            if goes_on {
+            if continues {
                 body.push(skip(everything.clone()));
             }
-            self.add_chain(&asks, body, own);
+            own.add(&asks, self.packets, body);
             let mut own_lines: Vec<_> = matching(&part.lines)
                 .into_iter()
                 .map(|line| jump(line, &asks, true))
@@ -216,47 +207,13 @@ impl EntryChains<'_> {
             entering = own_lines;
             if number > 0 {
                 let next = format!("{name}-R{number}");
-                self.add_chain(&next, entering.clone(), own);
+                own.add(&next, self.packets, entering.clone());
                 following = Some(next);
             }
         }
         let any = format!("{name}-ANY");
-        self.add_chain(&any, entering, own);
+        own.add(&any, self.packets, entering);
         vec![jump(everything, &any, false)]
-    }
-
-    fn add_chain(
-        &self,
-        name: &str,
-        lines: Vec<LineContext>,
-        own: &mut BTreeMap<String, ChainContext>,
-    ) {
-        let chain = ChainContext {
-            name: name.to_owned(),
-            policy: "-",
-            groups: vec![GroupContext::of(self.packets, lines)],
-            ..ChainContext::default()
-        };
-        own.insert(name.to_owned(), chain);
-    }
-
-    /// Returns a name that stays the same as long as the entry does: a hash of its name, else of its lines.
-    fn name(&self, lines: &[LineContext], own: &BTreeMap<String, ChainContext>) -> String {
-        let mut identity = self.packets.label.clone();
-        if !self.packets.named {
-            for line in lines {
-                let _ = write!(identity, "\n{}", line.identity());
-            }
-        }
-        let mut twin = 0u32;
-        loop {
-            let hash = short_hash(format!("{twin}/{identity}"));
-            let name = format!("FWC-{}-{hash}", self.chain);
-            if !own.contains_key(&name) {
-                return name;
-            }
-            twin += 1;
-        }
     }
 }
 

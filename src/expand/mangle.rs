@@ -1,6 +1,5 @@
 //! Expands the entries of `[[mangle]]` to lines of the mangle table.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::context::{ChainContext, ChangeContext, GroupContext, LineContext};
@@ -9,6 +8,7 @@ use super::hooks::{self, HookPath};
 use super::origin::LineOrigin;
 use super::raw;
 use super::rules;
+use crate::expand::own_chains::OwnChains;
 use crate::net::{Family, Hook, MarkMatch, Protocol, TcpFlags, TcpFlagsMatch};
 use crate::policy::{self, HopLimitChange};
 use crate::resolve::{Endpoint, OneOf, Plan, PlannedMangle, PlannedRule};
@@ -18,7 +18,7 @@ const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUT
 /// Returns the chains of the mangle table in a family: the base chains, then fwc's own.
 pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     let mut own = Vec::new();
-    let mut of_entries = BTreeMap::new();
+    let mut of_entries = OwnChains::default();
     let base = CHAINS.iter().map(|name| ChainContext {
         name: (*name).to_owned(),
         policy: "ACCEPT",
@@ -27,7 +27,7 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
     });
     let mut chains: Vec<_> = base.collect();
     chains.extend(own);
-    chains.extend(of_entries.into_values());
+    chains.extend(of_entries.into_chains());
     chains
 }
 
@@ -36,7 +36,7 @@ fn groups(
     chain: &str,
     family: Family,
     own: &mut Vec<ChainContext>,
-    of_entries: &mut BTreeMap<String, ChainContext>,
+    of_entries: &mut OwnChains,
 ) -> Vec<GroupContext> {
     let mut groups = Vec::new();
     for (index, entry) in plan.mangle.iter().enumerate() {
@@ -163,12 +163,10 @@ fn change_once(
         ..LineContext::default()
     };
     for (name, lines) in [(&name, lines), (&changes, vec![changing])] {
-        own.push(ChainContext {
-            name: name.clone(),
-            policy: "-",
-            groups: vec![GroupContext::of(packets, lines)],
-            ..ChainContext::default()
-        });
+        own.push(ChainContext::own(
+            name.clone(),
+            vec![GroupContext::of(packets, lines)],
+        ));
     }
     vec![LineContext {
         origin,

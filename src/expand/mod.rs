@@ -16,6 +16,7 @@ mod mangle;
 mod nat;
 mod origin;
 mod original;
+mod own_chains;
 mod preamble;
 mod raw;
 mod render;

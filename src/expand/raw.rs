@@ -1,12 +1,11 @@
 //! Expands the entries of `[[raw]]` to lines of the raw table, and the replies to untracked requests in the filter table.
 
-use std::collections::BTreeMap;
-
 use super::context::{ChainContext, ChangeContext, GroupContext, LineContext, NegatableContext};
 use super::entries::{EntryChains, EntryPart, counting, log_of};
 use super::hooks::{self, HookPath};
 use super::origin::LineOrigin;
 use super::rules;
+use crate::expand::own_chains::OwnChains;
 use crate::net::{AddressRange, AddressSet, Family, Hook, IcmpType, Protocol, State};
 use crate::policy::{Over, RuleStage, Treatment};
 use crate::resolve::{
@@ -15,7 +14,7 @@ use crate::resolve::{
 
 /// Returns PREROUTING and OUTPUT of the raw table in a family, then fwc's own chains, by name.
 pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
-    let mut own = BTreeMap::new();
+    let mut own = OwnChains::default();
     let mut chain = |name: &str| ChainContext {
         name: name.to_owned(),
         policy: "ACCEPT",
@@ -23,16 +22,11 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
         ..ChainContext::default()
     };
     let mut chains = vec![chain("PREROUTING"), chain("OUTPUT")];
-    chains.extend(own.into_values());
+    chains.extend(own.into_chains());
     chains
 }
 
-fn groups(
-    plan: &Plan,
-    chain: &str,
-    family: Family,
-    own: &mut BTreeMap<String, ChainContext>,
-) -> Vec<GroupContext> {
+fn groups(plan: &Plan, chain: &str, family: Family, own: &mut OwnChains) -> Vec<GroupContext> {
     let mut groups = Vec::new();
     for (index, entry) in plan.raw.iter().enumerate() {
         let PlannedRaw { packets, treatment } = entry;
@@ -301,14 +295,9 @@ pub fn replies(
     if !accepts {
         return None;
     }
-    let chain = ChainContext {
-        name: name.clone(),
-        policy: "-",
-        groups,
-        ..ChainContext::default()
-    };
+    let chain = ChainContext::own(name.clone(), groups);
     let untracked = || Some([State::Untracked].into());
-    let mut own = BTreeMap::new();
+    let mut own = OwnChains::default();
     let mut lines = Vec::new();
     for (index, entry) in &entries {
         let origin = LineOrigin::Raw(*index).mark();
@@ -335,7 +324,7 @@ pub fn replies(
         lines,
         ..GroupContext::default()
     };
-    chains.extend(own.into_values());
+    chains.extend(own.into_chains());
     chains.insert(0, chain);
     (!group.lines.is_empty()).then_some((group, chains))
 }
@@ -394,12 +383,10 @@ impl Replies<'_> {
                 let end = target.map(plain);
                 let first = (!exceptions.is_empty()).then(|| GroupContext::of(rule, exceptions));
                 let last = end.map(|line| GroupContext::of(rule, vec![line]));
-                self.chains.push(ChainContext {
-                    name: own.clone(),
-                    policy: "-",
-                    groups: first.into_iter().chain(groups).chain(last).collect(),
-                    ..ChainContext::default()
-                });
+                self.chains.push(ChainContext::own(
+                    own.clone(),
+                    first.into_iter().chain(groups).chain(last).collect(),
+                ));
                 own
             }
         };

@@ -32,16 +32,14 @@ pub fn forward_default(
         out_device: Some(NegatableContext::plain(device.to_string())),
         ..LineContext::to(&deny)
     });
-    own.push(ChainContext {
-        name: out.clone(),
-        policy: "-",
-        groups: vec![GroupContext {
+    own.push(ChainContext::own(
+        out.clone(),
+        vec![GroupContext {
             label: "and goes out by a device of the policy".to_owned(),
             lines: leaving.collect(),
             ..GroupContext::default()
         }],
-        ..ChainContext::default()
-    });
+    ));
     own.push(ChainContext {
         name: deny,
         policy: "-",

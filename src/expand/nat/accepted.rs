@@ -1,11 +1,10 @@
 //! Expands what nat entries accept in the filter table, which sees packets with their new destination.
 
-use std::collections::BTreeMap;
-
 use super::{Entry, HairpinClients, protocol_of};
-use crate::expand::context::{ChainContext, LineContext, NegatableContext};
+use crate::expand::context::{LineContext, NegatableContext};
 use crate::expand::entries::{EntryChains, EntryPart};
 use crate::expand::hooks::{HookPath, HookSide};
+use crate::expand::own_chains::OwnChains;
 use crate::expand::rules;
 use crate::net::{AddressRange, AddressSet, Hook, IntervalSet, PortRange};
 use crate::resolve::{
@@ -82,11 +81,7 @@ impl<'p> Entry<'p> {
 
     /// Returns the lines that accept translated packets in a hook. `--ctstate DNAT` keeps out packets that were sent to a
     /// backend directly.
-    pub(super) fn accepts(
-        &self,
-        hook: Hook,
-        own: &mut BTreeMap<String, ChainContext>,
-    ) -> Vec<LineContext> {
+    pub(super) fn accepts(&self, hook: Hook, own: &mut OwnChains) -> Vec<LineContext> {
         let accept = match *self.translation {
             PlannedTranslation::Dnat { accept, .. }
             | PlannedTranslation::Redirect { accept, .. } => accept,

@@ -1,14 +1,12 @@
 //! Expands entries that change the destination: the lines of PREROUTING and OUTPUT.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use super::{Entry, NatRewrite, protocol_of, translated};
-use crate::expand::context::{
-    ChainContext, GroupContext, LineContext, NatTargetContext, NegatableContext, TurnContext,
-};
+use crate::expand::context::{LineContext, NatTargetContext, NegatableContext, TurnContext};
 use crate::expand::hooks::HookPath;
-use crate::expand::rules::{self, short_hash};
+use crate::expand::own_chains::OwnChains;
+use crate::expand::rules;
 use crate::net::{AddressSet, IntervalSet, Protocol};
 use crate::resolve::{
     AddressCondition, Endpoint, PlannedRule, PlannedTranslation, ServicePart, ServicePorts,
@@ -16,11 +14,7 @@ use crate::resolve::{
 
 impl<'p> Entry<'p> {
     /// Returns the lines of a base chain that change the destination.
-    pub(super) fn arriving(
-        &self,
-        chain: &str,
-        own: &mut BTreeMap<String, ChainContext>,
-    ) -> Vec<LineContext> {
+    pub(super) fn arriving(&self, chain: &str, own: &mut OwnChains) -> Vec<LineContext> {
         let mut all = Vec::new();
         for (service, base) in self.pieces() {
             let mut lines = Vec::new();
@@ -199,7 +193,7 @@ impl<'p> Entry<'p> {
         lines: &[LineContext],
         service: Option<&Vec<ServicePart>>,
         several: &[NatRewrite],
-        own: &mut BTreeMap<String, ChainContext>,
+        own: &mut OwnChains,
     ) -> String {
         let mut protocols: Vec<Option<Protocol>> = vec![None];
         if several.iter().any(|new| new.with_port) {
@@ -227,28 +221,8 @@ impl<'p> Entry<'p> {
                 body.push(translated(line, new));
             }
         }
-        let mut identity = self.packets.label.clone();
-        for line in lines.iter().chain(&body) {
-            let _ = write!(identity, "\n{}", line.identity());
-        }
-        let mut twin = 0u32;
-        let name = loop {
-            let hash = short_hash(format!("{twin}/{identity}"));
-            let name = format!("FWC-{chain}-{hash}");
-            if !own.contains_key(&name) {
-                break name;
-            }
-            twin += 1;
-        };
-        own.insert(
-            name.clone(),
-            ChainContext {
-                name: name.clone(),
-                policy: "-",
-                groups: vec![GroupContext::of(self.packets, body)],
-                ..ChainContext::default()
-            },
-        );
+        let name = own.name_of(chain, self.packets, lines.iter().chain(&body));
+        own.add(&name, self.packets, body);
         name
     }
 }

@@ -4,7 +4,6 @@ mod accepted;
 mod destinations;
 mod sources;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::context::{ChainContext, GroupContext, LineContext, NatTargetContext};
@@ -12,6 +11,7 @@ use super::entries::{EntryChains, EntryPart, counting, log_of};
 use super::hooks::{HookSide, side};
 use super::origin::LineOrigin;
 use super::rules;
+use crate::expand::own_chains::OwnChains;
 use crate::net::{AddressRange, AddressSet, Family, Hook, Protocol, address_of, prefix_length};
 use crate::policy::NatEnd;
 use crate::resolve::{
@@ -23,7 +23,7 @@ const CHAINS: [&str; 4] = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
 
 /// Returns the chains of the nat table in a family: the base chains, then fwc's own, by name.
 pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
-    let mut own = BTreeMap::new();
+    let mut own = OwnChains::default();
     let mut chains: Vec<_> = CHAINS
         .iter()
         .map(|name| ChainContext {
@@ -42,17 +42,12 @@ pub fn chains(plan: &Plan, family: Family) -> Vec<ChainContext> {
             }
         }
     }
-    chains.extend(own.into_values());
+    chains.extend(own.into_chains());
     chains
 }
 
 /// Returns the lines by which the entries accept translated packets in a hook of the filter table.
-pub fn accepts(
-    plan: &Plan,
-    family: Family,
-    hook: Hook,
-    own: &mut BTreeMap<String, ChainContext>,
-) -> Vec<GroupContext> {
+pub fn accepts(plan: &Plan, family: Family, hook: Hook, own: &mut OwnChains) -> Vec<GroupContext> {
     let groups = entries(plan, family).map(|entry| GroupContext {
         label: format!("accepted by {}", entry.packets.label),
         ..GroupContext::of(entry.packets, entry.accepts(hook, own))
@@ -143,7 +138,7 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns the lines in a base chain of the nat table, and adds the chains that they jump to.
-    fn placed(&self, chain: &str, own: &mut BTreeMap<String, ChainContext>) -> Vec<LineContext> {
+    fn placed(&self, chain: &str, own: &mut OwnChains) -> Vec<LineContext> {
         // A hairpin masquerades what the entry logged when it changed the destination. Its packets have the new destination.
         let is_hairpin =
             chain == "POSTROUTING" && matches!(self.translation, PlannedTranslation::Dnat { .. });
@@ -181,7 +176,7 @@ impl<'p> Entry<'p> {
     }
 
     /// Returns the lines in a base chain of the nat table.
-    fn lines(&self, chain: &str, own: &mut BTreeMap<String, ChainContext>) -> Vec<LineContext> {
+    fn lines(&self, chain: &str, own: &mut OwnChains) -> Vec<LineContext> {
         match (self.translation, chain) {
             (PlannedTranslation::Masquerade { ports }, "POSTROUTING") => {
                 let to = NatTargetContext {

@@ -1,11 +1,10 @@
 //! The chain of a block: its rules in their order, and its end.
 
-use std::collections::BTreeMap;
-
 use super::{InHook, is_on, reject, to};
-use crate::expand::context::{ChainContext, GroupContext};
+use crate::expand::context::GroupContext;
 use crate::expand::custom;
 use crate::expand::hooks::HookPath;
+use crate::expand::own_chains::OwnChains;
 use crate::policy::CustomPosition;
 use crate::resolve::Finally;
 
@@ -14,7 +13,7 @@ impl InHook<'_> {
     pub(super) fn rules(
         &self,
         finally: Finally,
-        own: &mut BTreeMap<String, ChainContext>,
+        own: &mut OwnChains,
         accepts: &mut bool,
     ) -> Vec<GroupContext> {
         let mut customs = self.customs().into_iter().peekable();

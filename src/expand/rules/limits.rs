@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{InHook, short_hash};
+use super::InHook;
 use crate::expand::context::{ConnectionContext, LimitContext, WindowContext};
+use crate::expand::own_chains::short_hash;
 use crate::net::{Family, address_of};
 use crate::policy::{HostPrefix, LimitPer, LimitRate, LimitWindow, Per};
 use crate::resolve::{Connections, Limit};

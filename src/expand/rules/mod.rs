@@ -6,14 +6,12 @@ mod lines;
 
 pub use lines::{count, exceptions, may_overlap, packets};
 
-use std::collections::BTreeMap;
-
-use sha2::{Digest, Sha256};
-
 use crate::expand::context::{ChainContext, GroupContext, LimitContext, LineContext, LogContext};
+use crate::expand::entries::counting;
 use crate::expand::hooks::{self, HookPath};
 use crate::expand::nat;
 use crate::expand::origin::LineOrigin;
+use crate::expand::own_chains::OwnChains;
 use crate::expand::reject_name;
 use crate::net::{Family, Hook, Protocol};
 use crate::policy::{Over, RejectWith, RuleStage};
@@ -51,7 +49,7 @@ pub struct Expanded {
 /// Expands all enabled rules in one family.
 pub fn expand(plan: &Plan, family: Family) -> Expanded {
     let mut expanded = Expanded::default();
-    let mut own = BTreeMap::new();
+    let mut own = OwnChains::default();
     let mut rules: Vec<_> = plan.rules.iter().enumerate().collect();
     rules.sort_by_key(|(_, rule)| rule.order);
     for (index, rule) in rules {
@@ -86,7 +84,7 @@ pub fn expand(plan: &Plan, family: Family) -> Expanded {
         base.translated = nat::accepts(plan, family, hook, &mut own);
         base.accepts |= !base.translated.is_empty();
     }
-    expanded.own = own.into_values().collect();
+    expanded.own = own.into_chains().collect();
     expanded
 }
 
@@ -109,7 +107,7 @@ impl InHook<'_> {
     fn expand(
         &self,
         paths: &[HookPath<'_>],
-        own: &mut BTreeMap<String, ChainContext>,
+        own: &mut OwnChains,
         accepts: &mut bool,
     ) -> Option<GroupContext> {
         let origin = LineOrigin::Rule(self.index).mark();
@@ -145,11 +143,11 @@ impl InHook<'_> {
         &self,
         lines: Vec<LineContext>,
         exceptions: Vec<LineContext>,
-        own: &mut BTreeMap<String, ChainContext>,
+        own: &mut OwnChains,
     ) -> GroupContext {
         let log = self.rule.log.map(|class| &self.plan.log_classes[class]);
         let counts = self.rule.limit.is_some() || self.rule.connections.is_some();
-        let counting = self.counting();
+        let counting = counting(self.rule, self.family);
         let lines = match lines.as_slice() {
             _ if !exceptions.is_empty() => self.in_own_chain(lines, exceptions, Vec::new(), own),
             [line] if let Some(asked) = self.on_one_line(line, &counting) => vec![asked],
@@ -163,13 +161,6 @@ impl InHook<'_> {
             lines => lines.iter().flat_map(|line| self.verdicts(line)).collect(),
         };
         GroupContext::of(self.rule, lines)
-    }
-
-    /// Returns the rule's matches of iptables, if one of them counts.
-    fn counting(&self) -> Option<String> {
-        let matches = self.rule.matches.as_ref();
-        let matches = matches.filter(|matches| matches.counts)?;
-        matches.texts[self.family].clone()
     }
 
     /// Returns the only line of a rule with matches that count; `None` if it needs several.
@@ -199,12 +190,7 @@ impl InHook<'_> {
 
     /// Returns the lines of the rule's own chain: log, connections, limit, verdict, and the action beyond the limit. Each
     /// limit is on one line only, since two lines would be two buckets and let through twice the rate.
-    fn body(
-        &self,
-        name: &str,
-        everything: &LineContext,
-        own: &mut BTreeMap<String, ChainContext>,
-    ) -> Vec<LineContext> {
+    fn body(&self, name: &str, everything: &LineContext, own: &mut OwnChains) -> Vec<LineContext> {
         let rule = self.rule;
         let limit = rule.limit.as_ref().map(|limit| self.limit(limit, name));
         let class = rule.log.map(|class| &self.plan.log_classes[class]);
@@ -283,7 +269,7 @@ impl InHook<'_> {
         line: LineContext,
         verdicts: Vec<LineContext>,
         chain: String,
-        own: &mut BTreeMap<String, ChainContext>,
+        own: &mut OwnChains,
     ) -> LineContext {
         if let [verdict] = verdicts.as_slice()
             && verdict.protocol.is_none()
@@ -298,7 +284,7 @@ impl InHook<'_> {
                 ..line
             };
         }
-        self.add_chain(&chain, verdicts, own);
+        own.add(&chain, self.rule, verdicts);
         LineContext {
             target: chain,
             ..line
@@ -338,17 +324,17 @@ impl InHook<'_> {
         mut lines: Vec<LineContext>,
         exceptions: Vec<LineContext>,
         rules: Vec<GroupContext>,
-        own: &mut BTreeMap<String, ChainContext>,
+        own: &mut OwnChains,
     ) -> Vec<LineContext> {
-        let name = self.chain_name(&lines, own);
+        let name = own.name_for(self.hook.chain(), self.rule, &lines);
         let mut everything = self.everything();
         let may_return = self.may_continue() || !exceptions.is_empty();
         let mut rest = self.body(&name, &everything, own);
         let mut rules = rules;
         if self.rule.limit.is_some() && matches!(self.rule.action, RuleAction::Block(_)) {
-            self.add_groups(&rules_within_limit(&name), std::mem::take(&mut rules), own);
+            own.add_groups(&rules_within_limit(&name), std::mem::take(&mut rules));
         }
-        if let Some(counting) = self.counting() {
+        if let Some(counting) = counting(self.rule, self.family) {
             // One line asks for all lines of the rule: it counts each packet once.
             let asked = LineContext {
                 matches: Some(counting),
@@ -360,7 +346,7 @@ impl InHook<'_> {
                     let chain = format!("{name}-MATCH");
                     let first = (!rest.is_empty()).then(|| GroupContext::of(self.rule, rest));
                     let groups = first.into_iter().chain(std::mem::take(&mut rules));
-                    self.add_groups(&chain, groups.collect(), own);
+                    own.add_groups(&chain, groups.collect());
                     to(&chain, &asked)
                 }
             };
@@ -371,7 +357,7 @@ impl InHook<'_> {
             .collect();
         body.extend(rest);
         let first = (!body.is_empty()).then(|| GroupContext::of(self.rule, body));
-        self.add_groups(&name, first.into_iter().chain(rules).collect(), own);
+        own.add_groups(&name, first.into_iter().chain(rules).collect());
         for line in &mut lines {
             line.target.clone_from(&name);
         }
@@ -384,7 +370,7 @@ impl InHook<'_> {
             line.goto = true;
         }
         let choose = format!("{name}-ANY");
-        self.add_chain(&choose, lines, own);
+        own.add(&choose, self.rule, lines);
         everything.target = choose;
         vec![everything]
     }
@@ -397,55 +383,7 @@ impl InHook<'_> {
             self.rule.action,
             RuleAction::Log | RuleAction::Continue | RuleAction::Block(_)
         ) || [limit, connections].contains(&Some(Over::Continue))
-            || self.counting().is_some()
-    }
-
-    fn add_chain(
-        &self,
-        name: &str,
-        lines: Vec<LineContext>,
-        own: &mut BTreeMap<String, ChainContext>,
-    ) {
-        self.add_groups(name, vec![GroupContext::of(self.rule, lines)], own);
-    }
-
-    fn add_groups(
-        &self,
-        name: &str,
-        groups: Vec<GroupContext>,
-        own: &mut BTreeMap<String, ChainContext>,
-    ) {
-        let chain = ChainContext {
-            name: name.to_owned(),
-            policy: "-",
-            groups,
-            ..ChainContext::default()
-        };
-        own.insert(name.to_owned(), chain);
-    }
-
-    /// Returns a name that stays the same as long as the rule does: a hash of the rule's name, else of its lines. A name
-    /// that changed would show in every diff.
-    fn chain_name(&self, lines: &[LineContext], own: &BTreeMap<String, ChainContext>) -> String {
-        let mut identity = self.rule.label.clone();
-        if !self.rule.named {
-            for line in lines {
-                identity = format!("{identity}\n{}", line.identity());
-            }
-        }
-        // Two rules may have the same identity.
-        let mut twin = 0u32;
-        loop {
-            let name = format!(
-                "FWC-{}-{}",
-                self.hook,
-                short_hash(format!("{twin}/{identity}"))
-            );
-            if !own.contains_key(&name) {
-                return name;
-            }
-            twin += 1;
-        }
+            || counting(self.rule, self.family).is_some()
     }
 }
 
@@ -459,16 +397,6 @@ fn to(target: &str, line: &LineContext) -> Vec<LineContext> {
         target: target.to_owned(),
         ..line.clone()
     }]
-}
-
-/// Returns the first eight hex digits of a SHA-256. More would not leave room in a chain's name for its prefix and
-/// suffix: 28 bytes at most (`XT_EXTENSION_MAXNAMELEN`, which counts the final zero).
-pub fn short_hash(identity: String) -> String {
-    let digest = Sha256::digest(identity);
-    digest[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 /// Returns the lines that reject the packets of `line`.
