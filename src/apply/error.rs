@@ -91,7 +91,7 @@ pub enum Error {
         "the set `{name}` has the type `{kind}`, but the policy wants `{wanted}`: the kernel cannot change the type of a set; nothing was changed. Give the set another name in the policy, or leave it out for one `fwc apply`: its members are lost either way"
     )]
     SetOfAnotherType {
-        /// Its name.
+        /// The name of the set in the kernel.
         name: String,
         /// Its type in the kernel.
         kind: String,
