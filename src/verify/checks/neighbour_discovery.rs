@@ -59,9 +59,10 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
             .iter()
             .filter(|message| message.of_routers == Some(hook));
         let of_routers: Vec<String> = of_routers.map(|one| one.kind.to_string()).collect();
+        let only_of_routers = missing == of_routers;
         let types = match &missing[..] {
             [] => continue,
-            all if !routes && *all == of_routers => continue,
+            _ if only_of_routers && !routes => continue,
             [one] => format!("type {one}"),
             more => format!("types {}", more.join(", ")),
         };
@@ -78,7 +79,17 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
         let message = format!(
             "`{key} = \"none\"`, and the rules do not always accept the ICMPv6 {types} in {hook}"
         );
-        let mut finding = Diagnostic::error(Code::IcmpNone, span, message);
+        // A host with static addresses behind it need not advertise itself, which no policy shows.
+        let (mut finding, why) = match only_of_routers {
+            true => (
+                Diagnostic::note(Code::IcmpNone, span, message),
+                "a router that advertises itself needs 133 in INPUT and 134 in OUTPUT",
+            ),
+            false => (
+                Diagnostic::error(Code::IcmpNone, span, message),
+                "without neighbour discovery (133 to 136) IPv6 stops working",
+            ),
+        };
         for rule in accepting {
             finding = finding.also(plan.rules[rule].span, "accepts some of them, not all");
         }
@@ -88,7 +99,7 @@ pub(super) fn check(policy: &Policy, plan: &Plan, sink: &mut Sink) -> Result<(),
         };
         sink.report(
             finding
-                .with_note("without neighbour discovery (133 to 136) IPv6 stops working")
+                .with_note(why)
                 .help(format!(
                     "accept them with `{from}` and `service` alone: on every interface, at any time and rate; \
                      or set `icmp = \"essential-no-ping\"`"
